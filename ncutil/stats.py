@@ -1,0 +1,118 @@
+"""Intervals for what an experiment estimates: bootstrap over independent runs, Wilson for rates.
+
+Every number of the book that comes from random runs carries a 95 % interval made here. Runs are the unit of
+resampling, because what happens inside a run (contexts, inputs, heads) shares its seed.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
+
+LEVEL = 0.95
+"""Coverage of every interval in the book."""
+
+Interval = tuple[float, float]
+Statistic = Callable[[NDArray[np.float64]], float]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean())
+
+
+def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, draws: int = 2000) -> Interval:
+    """Percentile bootstrap interval of a statistic of independent runs (Efron 1979).
+
+    Parameters
+    ----------
+    values : array_like, shape (runs, ...)
+        One row per independent run; rows are resampled whole, so columns that share a run stay paired.
+    statistic : callable
+        Maps an array like `values` to a number; the mean of everything by default.
+    seed : int
+        Seed of the resampling.
+    draws : int
+        Number of resamples.
+
+    Returns
+    -------
+    (low, high)
+        The central 95 %, in the units of the statistic; resamples on which it is NaN are left out.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two runs, values that are not finite, or a statistic that is NaN on every resample.
+
+    Examples
+    --------
+    >>> low, high = bootstrap([1.0, 2.0, 3.0, 4.0], seed=0)
+    >>> 1.0 <= low < 2.5 < high <= 4.0
+    True
+    """
+    rows = np.asarray(values, float)
+    if rows.ndim == 0 or len(rows) < 2:
+        raise ValueError(f"a bootstrap needs at least two runs; got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{int((~np.isfinite(rows)).sum())} of {rows.size} values are not finite")
+    rng = np.random.default_rng(seed)
+    estimates = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(draws)])
+    if np.isnan(estimates).all():
+        raise ValueError("the statistic is NaN on every resample")
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(estimates, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Wilson score interval of a rate (Wilson 1927), 95 %.
+
+    Raises ValueError unless 0 <= successes <= trials and trials >= 1.
+
+    Examples
+    --------
+    >>> low, high = wilson(0, 50)
+    >>> low == 0.0 and 0.05 < high < 0.08
+    True
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"a rate needs 0 <= successes <= trials and a trial; got {successes} of {trials}")
+    interval = binomtest(int(successes), int(trials)).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def summary(frame: pd.DataFrame, by: str | Sequence[str], value: str, *, seed: int) -> pd.DataFrame:
+    """Mean of a column per group with its bootstrap interval.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Tidy, one row per independent run and group.
+    by : column or columns that make the groups
+    value : column to average; NaN rows are left out and show in `runs`
+
+    Returns
+    -------
+    DataFrame
+        The `by` columns, then `mean`, `low`, `high` in the units of `value`, `sd`, and `runs`.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"width": [2, 2, 3, 3], "s": [1.0, 1.2, 2.0, 2.0]})
+    >>> summary(frame, "width", "s", seed=0)[["width", "mean", "runs"]]
+       width  mean  runs
+    0      2   1.1     2
+    1      3   2.0     2
+    """
+    keys = [by] if isinstance(by, str) else list(by)
+    missing = [name for name in [*keys, value] if name not in frame]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}; the frame has {', '.join(map(str, frame.columns))}")
+    rows = []
+    for group, part in frame.dropna(subset=[value]).groupby(keys, sort=True, observed=True):
+        values = part[value].to_numpy(float)
+        low, high = bootstrap(values, seed=seed)
+        rows.append([*group, values.mean(), low, high, values.std(ddof=1), len(values)])
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "sd", "runs"])
