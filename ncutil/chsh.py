@@ -1,0 +1,342 @@
+"""The CHSH experiment: correlators, the statistic S, and what local, quantum and signalling behaviours allow.
+
+Two players, Alice and Bob, have two settings each. A *context* (i, j) is a choice of both; in it a pair of outcomes,
++1 or -1 each, is seen. Three arrays carry everything, and every function works on stacks of them (leading axes `...`):
+
+    outcomes    a, b    (..., 2, 2, samples)   [i, j] = what is seen in context (i, j)
+    correlators C       (..., 2, 2)            [i, j] = C(A_i, B_j)
+    behaviour   p       (..., 2, 2, 2, 2)      [i, j, x, y] = probability; index 0 = outcome +1, index 1 = outcome -1
+
+`from_outcomes` and `from_moments` make a behaviour, `correlators` and `means` take it apart again.
+Explained in the chapter on CHSH theory.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linprog
+from scipy.sparse import identity, kron
+
+Floats = NDArray[np.float64]
+
+ESTIMATORS = ("product", "covariance", "pearson")
+
+SIGNS = np.array([[1.0, 1.0], [1.0, -1.0]])
+"""Signs of the four correlators in S = C11 + C12 + C21 - C22."""
+
+FORMS = np.array([s * np.where(np.arange(4).reshape(2, 2) == k, -1.0, 1.0) for s in (1, -1) for k in (3, 2, 1, 0)])
+"""The 8 CHSH forms, shape (8, 2, 2): the sign patterns with an odd number of minus signs; FORMS[0] is SIGNS."""
+
+_SIGN = np.array([1.0, -1.0])  # outcome of index 0 and index 1
+_ROUNDING = 1e-9
+_SOLVER = 1e-6  # ten times the feasibility tolerance of the linear programme
+
+
+def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floats:
+    """Correlators C(A_i, B_j) of paired outcomes, one estimate per context.
+
+    Parameters
+    ----------
+    a, b : array_like, shape (..., 2, 2, samples)
+        Outcomes of Alice and Bob; [..., i, j, :] were seen together in context (i, j). +-1, or real.
+    estimator : {"product", "covariance", "pearson"}
+        "product" is E[AB], the correlator that the bound 2 belongs to.
+
+    Returns
+    -------
+    array, shape (..., 2, 2)
+        NaN for "pearson" where one side has no spread: always right is not correlated with anything.
+
+    Raises
+    ------
+    ValueError
+        Unknown estimator, shapes that differ or do not end in (2, 2, samples), values that are not finite.
+
+    Examples
+    --------
+    >>> a = np.ones((2, 2, 4))
+    >>> b = [[[1, 1, 1, -1]] * 2] * 2
+    >>> correlations(a, b)[0, 0], correlations(a, b, "pearson")[0, 0]
+    (np.float64(0.5), np.float64(nan))
+    """
+    _known(estimator)
+    x, y = _outcomes(a, b)
+    if estimator == "product":
+        return _mean_product(x, y)
+    constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y, axis=-1) == 0)
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    covariance = _mean_product(x, y)
+    if estimator == "covariance":
+        return covariance
+    spread = np.sqrt(_mean_product(x, x) * _mean_product(y, y))
+    return np.clip(covariance / np.where(constant, np.nan, spread), -1, 1)
+
+
+def chsh(C: ArrayLike) -> Floats:
+    """S = C11 + C12 + C21 - C22 of correlators, shape (..., 2, 2) to (...); NaN where a correlator is NaN.
+
+    >>> float(chsh([[0.5, 0.5], [1, -0.5]]))
+    2.5
+    """
+    return np.sum(_table("correlators", C) * SIGNS, axis=(-2, -1))  # type: ignore[no-any-return]
+
+
+def chsh_forms(C: ArrayLike) -> Floats:
+    """All 8 CHSH forms of correlators, shape (..., 2, 2) to (..., 8), in the order of `FORMS`; the first is S."""
+    return np.einsum("...ij,fij->...f", _table("correlators", C), FORMS)  # type: ignore[no-any-return]
+
+
+def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float:
+    """Largest S that one joint distribution of the four outcomes allows.
+
+    Parameters
+    ----------
+    estimator : {"product", "covariance", "pearson"}
+    outcomes : {"sign", "real"}
+        "sign": outcomes are +-1, and the bounds are 2, 16/7 (Pozsgay et al. 2017) and 5/2 (Huang and Vontobel 2021);
+        the first two hold for outcomes in [-1, 1] as well. "real": any outcomes; "pearson" then allows 2 sqrt 2,
+        the other two have no bound.
+
+    Examples
+    --------
+    >>> [classical_bound("product"), classical_bound("pearson"), round(classical_bound("pearson", "real"), 3)]
+    [2.0, 2.5, 2.828]
+    """
+    _known(estimator)
+    if outcomes not in ("sign", "real"):
+        raise ValueError(f"unknown outcomes {outcomes!r}; known: sign, real")
+    if outcomes == "sign":
+        return {"product": 2.0, "covariance": 16 / 7, "pearson": 5 / 2}[estimator]
+    if estimator != "pearson":
+        raise ValueError(f"{estimator!r} of real outcomes grows with their scale: no bound; 'pearson' has one")
+    return float(2 * np.sqrt(2))
+
+
+def independent_heads(mean_a: ArrayLike, mean_b: ArrayLike) -> Floats:
+    """S of two sides that are independent within every context: the sum of signs * mean_A * mean_B.
+
+    The null against which an S of trained networks is read: it contains what accuracy alone contributes.
+    `mean_a`, `mean_b` have shape (..., 2, 2), [i, j] = mean outcome in context (i, j); the result (...).
+
+    >>> float(independent_heads([[0.5, 0.5], [0.5, 0.5]], [[1, 1], [1, 1]]))
+    1.0
+    """
+    return chsh(_table("means of Alice", mean_a) * _table("means of Bob", mean_b))
+
+
+def deterministic_strategies() -> Floats:
+    """The 16 ways to fix all four outcomes in advance, shape (16, 4); columns A1, A2, B1, B2."""
+    return np.array(np.meshgrid(*[_SIGN] * 4, indexing="ij")).reshape(4, 16).T
+
+
+def from_outcomes(a: ArrayLike, b: ArrayLike) -> Floats:
+    """Relative frequencies of +-1 outcomes, shape (..., 2, 2, samples) each, as a behaviour (..., 2, 2, 2, 2)."""
+    a, b = _outcomes(a, b)
+    if not (np.isin(a, _SIGN).all() and np.isin(b, _SIGN).all()):
+        raise ValueError("a behaviour counts outcomes +1 and -1; got other values")
+    seen_a, seen_b = (np.stack([x == 1, x == -1], axis=-2).astype(float) for x in (a, b))
+    return np.asarray(seen_a @ seen_b.swapaxes(-1, -2) / a.shape[-1])
+
+
+def from_moments(C: ArrayLike, mean_a: ArrayLike = 0.0, mean_b: ArrayLike = 0.0) -> Floats:
+    """The behaviour with correlators E[AB] and the given means per context, (..., 2, 2) each or one number.
+
+    Means that differ between the two contexts of a setting make it signal. ValueError if a probability is negative.
+    """
+    moments = (_table("moments", m)[..., None, None] for m in np.broadcast_arrays(C, mean_a, mean_b))
+    product, a, b = moments
+    x, y = _SIGN[:, None], _SIGN
+    return _behaviour((1 + x * a + y * b + x * y * product) / 4)
+
+
+def from_strategies(weights: ArrayLike) -> Floats:
+    """The local behaviour that plays the 16 deterministic strategies with these weights, (..., 16)."""
+    w = np.asarray(weights, float)
+    if w.shape[-1:] != (16,) or not np.isfinite(w).all():
+        raise ValueError(f"expected 16 finite weights, one per deterministic strategy; got shape {w.shape}")
+    if (w < -_ROUNDING).any() or not np.allclose(w.sum(-1), 1, rtol=0, atol=_ROUNDING):
+        raise ValueError("weights of the strategies must be at least 0 and sum to 1")
+    return np.einsum("...k,kijxy->...ijxy", w, _VERTICES)  # type: ignore[no-any-return]
+
+
+def correlators(p: ArrayLike, estimator: str = "product") -> Floats:
+    """Correlators of a behaviour, (..., 2, 2, 2, 2) to (..., 2, 2): what `correlations` estimates."""
+    _known(estimator)
+    product = np.einsum("...xy,x,y->...", _behaviour(p), _SIGN, _SIGN)
+    if estimator == "product":
+        return np.asarray(product)
+    a, b = means(p)
+    covariance = product - a * b
+    if estimator == "covariance":
+        return np.asarray(covariance)
+    variance = (1 - a**2) * (1 - b**2)
+    constant = variance < _ROUNDING**2
+    return np.clip(covariance / np.sqrt(np.where(constant, np.nan, variance)), -1, 1)
+
+
+def means(p: ArrayLike) -> tuple[Floats, Floats]:
+    """Mean outcomes (mean_a, mean_b) of a behaviour per context, (..., 2, 2) each."""
+    p = _behaviour(p)
+    return np.einsum("...xy,x->...", p, _SIGN), np.einsum("...xy,y->...", p, _SIGN)
+
+
+def local_fraction(p: ArrayLike) -> Floats:
+    """Largest weight that a local model can take out of a behaviour, in [0, 1]; (..., 2, 2, 2, 2) to (...).
+
+    A linear programme over the 16 strategies: maximise the sum of the weights while what they produce stays within
+    `p`. It is 1 exactly if `p` is local (Abramsky, Barbosa and Mansfield 2017). All behaviours of a stack are
+    solved as one sparse programme.
+    """
+    p = _behaviour(p)
+    limits = np.clip(p, 0, None).reshape(-1)
+    produced = kron(identity(limits.size // 16), _VERTICES.reshape(16, 16).T, format="csr")
+    answer = linprog(-np.ones(limits.size), A_ub=produced, b_ub=limits, method="highs")
+    if not answer.success:
+        raise RuntimeError(f"the linear programme over local strategies failed: {answer.message}")
+    weights: Floats = answer.x.reshape(*p.shape[:-4], 16)
+    return np.clip(weights.sum(-1), 0, 1)
+
+
+def is_local(p: ArrayLike) -> NDArray[np.bool_]:
+    """Whether one joint distribution of A1, A2, B1, B2 reproduces the behaviour; False where it signals.
+
+    Decided by the linear programme of `local_fraction`, not by CHSH forms: that both agree is Fine's theorem (1982).
+    """
+    return local_fraction(p) >= 1 - _SOLVER
+
+
+def contextual_fraction(p: ArrayLike) -> Floats:
+    """Share of a no-signalling behaviour that no local model explains: max(0, (largest form - 2) / 2).
+
+    0 for a local behaviour, sqrt 2 - 1 at the Tsirelson bound, 1 for a PR box (Abramsky, Barbosa and Mansfield
+    2017); equal to 1 - `local_fraction`. ValueError where the behaviour signals: see `contextuality` for that case.
+    """
+    result = contextuality(p)
+    if (result.delta > _ROUNDING).any():
+        raise ValueError(
+            f"the contextual fraction needs a no-signalling behaviour; got one whose means differ by "
+            f"{float(np.max(result.delta)):.3g} between contexts (contextuality(p) takes signalling into account)"
+        )
+    return np.clip((result.s_odd - 2) / 2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Contextuality:
+    """Contextuality-by-Default of a behaviour (Dzhafarov, Kujala and Larsson 2015); one value per behaviour.
+
+    `s`: S. `s_odd`: the largest of the 8 forms, signs odd in number. `delta`: how much the means of the four measured
+    things differ between their two contexts, summed. `measure`: s_odd - min(4, 2 + delta); contextual iff above 0 (rounded to
+    12 digits, so that round-off never reads as contextual).
+    """
+
+    s: Floats
+    s_odd: Floats
+    delta: Floats
+    measure: Floats
+
+
+def contextuality(p: ArrayLike) -> Contextuality:
+    """S, signalling, and what S leaves once the signalling is paid for; (..., 2, 2, 2, 2) to fields of (...).
+
+    Examples
+    --------
+    >>> result = contextuality(pr_box())
+    >>> float(result.s), float(result.delta), float(result.measure)
+    (4.0, 0.0, 2.0)
+    """
+    C, (a, b) = correlators(p), means(p)
+    s_odd = chsh_forms(C).max(-1)
+    delta = np.abs(a[..., 0] - a[..., 1]).sum(-1) + np.abs(b[..., 0, :] - b[..., 1, :]).sum(-1)
+    return Contextuality(chsh(C), s_odd, delta, np.round(s_odd - np.minimum(4, 2 + delta), 12))
+
+
+def pr_box() -> Floats:
+    """The box of Popescu and Rohrlich (1994): no signalling, fair coins on each side, and S = 4."""
+    return from_moments(SIGNS)
+
+
+def singlet(angles_a: ArrayLike, angles_b: ArrayLike) -> Floats:
+    """Behaviour of a spin singlet measured along directions in one plane: E = -cos(angle_a - angle_b).
+
+    `angles_a`, `angles_b` have shape (..., 2), in radians, one angle per setting.
+
+    >>> float(chsh(correlators(singlet([0, np.pi / 2], [5 * np.pi / 4, 3 * np.pi / 4]))).round(6))
+    2.828427
+    """
+    a, b = np.asarray(angles_a, float), np.asarray(angles_b, float)
+    if a.shape[-1:] != (2,) or b.shape[-1:] != (2,):
+        raise ValueError(f"expected two angles per side; got shapes {a.shape} and {b.shape}")
+    return from_moments(-np.cos(a[..., :, None] - b[..., None, :]))
+
+
+def quantum_bound() -> float:
+    """The largest S that quantum mechanics allows, 2 sqrt 2 (Tsirelson 1980)."""
+    return float(2 * np.sqrt(2))
+
+
+def horodecki(rho: ArrayLike) -> Floats:
+    """Largest S of a two-qubit state over all spin measurements: 2 sqrt(m1 + m2), (..., 4, 4) to (...).
+
+    m1, m2 are the two largest eigenvalues of T^T T, T_kl = tr(rho sigma_k x sigma_l) (Horodecki et al. 1995).
+    ValueError unless rho is a density matrix: Hermitian, trace 1, no negative eigenvalue.
+    """
+    rho = np.asarray(rho, complex)
+    if rho.shape[-2:] != (4, 4) or not np.isfinite(rho).all():
+        raise ValueError(f"expected a finite 4 x 4 density matrix; got shape {rho.shape}")
+    hermitian = np.allclose(rho, rho.conj().swapaxes(-1, -2), rtol=0, atol=_ROUNDING)
+    trace = np.allclose(np.trace(rho, axis1=-2, axis2=-1), 1, rtol=0, atol=_ROUNDING)
+    if not (hermitian and trace and np.linalg.eigvalsh(rho).min() > -_ROUNDING):
+        raise ValueError("a density matrix is Hermitian, has trace 1 and no negative eigenvalue")
+    spins = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
+    pairs = np.einsum("kab,lcd->klacbd", spins, spins).reshape(3, 3, 4, 4)
+    T = np.einsum("...xy,klyx->...kl", rho, pairs).real
+    singular = np.linalg.svd(T, compute_uv=False)  # squares are the eigenvalues of T^T T, largest first
+    return 2 * np.hypot(singular[..., 0], singular[..., 1])
+
+
+def _known(estimator: str) -> None:
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
+
+
+def _mean_product(a: Floats, b: Floats) -> Floats:
+    return np.einsum("...n,...n->...", a, b) / a.shape[-1]  # type: ignore[no-any-return]
+
+
+def _outcomes(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim < 3 or a.shape[-3:-1] != (2, 2) or a.size == 0:
+        raise ValueError(f"outcomes must both have shape (..., 2, 2, samples); got {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("outcomes contain values that are not finite")
+    return a, b
+
+
+def _table(what: str, values: ArrayLike) -> Floats:
+    table = np.asarray(values, float)
+    if table.shape[-2:] != (2, 2) or np.isinf(table).any():
+        raise ValueError(f"{what} must have shape (..., 2, 2) and no infinite entry; got shape {table.shape}")
+    return table
+
+
+def _behaviour(p: ArrayLike) -> Floats:
+    p = np.asarray(p, float)
+    if p.shape[-4:] != (2, 2, 2, 2):
+        raise ValueError(f"a behaviour has shape (..., 2, 2, 2, 2); got {p.shape}")
+    if not np.isfinite(p).all() or p.min(initial=0) < -_ROUNDING:
+        raise ValueError("a behaviour holds finite probabilities, none below 0")
+    sums = p.sum((-2, -1))
+    if not np.allclose(sums, 1, rtol=0, atol=_ROUNDING):
+        worst = float(sums.flat[np.abs(sums - 1).argmax()])
+        raise ValueError(f"the four probabilities of each context must sum to 1; got a sum of {worst:.6g}")
+    return p
+
+
+def _vertices() -> Floats:
+    s = deterministic_strategies()
+    a, b = s[:, :2, None, None, None], s[:, None, 2:, None, None]
+    return (1 + _SIGN[:, None] * a) * (1 + _SIGN * b) / 4
+
+
+_VERTICES = _vertices()
