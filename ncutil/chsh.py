@@ -12,6 +12,7 @@ Explained in the chapter on CHSH theory.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -69,7 +70,7 @@ def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floa
     covariance = _mean_product(x, y)
     if estimator == "covariance":
         return covariance
-    spread = np.sqrt(_mean_product(x, x) * _mean_product(y, y))
+    spread = np.sqrt(_mean_product(x, x)) * np.sqrt(_mean_product(y, y))
     return np.clip(covariance / np.where(constant, np.nan, spread), -1, 1)
 
 
@@ -79,12 +80,12 @@ def chsh(C: ArrayLike) -> Floats:
     >>> float(chsh([[0.5, 0.5], [1, -0.5]]))
     2.5
     """
-    return np.sum(_table("correlators", C) * SIGNS, axis=(-2, -1))  # type: ignore[no-any-return]
+    return _einsum("...ij,ij->...", _table("correlators", C), SIGNS)
 
 
 def chsh_forms(C: ArrayLike) -> Floats:
     """All 8 CHSH forms of correlators, shape (..., 2, 2) to (..., 8), in the order of `FORMS`; the first is S."""
-    return np.einsum("...ij,fij->...f", _table("correlators", C), FORMS)  # type: ignore[no-any-return]
+    return _einsum("...ij,fij->...f", _table("correlators", C), FORMS)
 
 
 def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float:
@@ -157,19 +158,19 @@ def from_strategies(weights: ArrayLike) -> Floats:
         raise ValueError(f"expected 16 finite weights, one per deterministic strategy; got shape {w.shape}")
     if (w < -_ROUNDING).any() or not np.allclose(w.sum(-1), 1, rtol=0, atol=_ROUNDING):
         raise ValueError("weights of the strategies must be at least 0 and sum to 1")
-    return np.einsum("...k,kijxy->...ijxy", w, _VERTICES)  # type: ignore[no-any-return]
+    return _einsum("...k,kijxy->...ijxy", w, _VERTICES)
 
 
 def correlators(p: ArrayLike, estimator: str = "product") -> Floats:
     """Correlators of a behaviour, (..., 2, 2, 2, 2) to (..., 2, 2): what `correlations` estimates."""
     _known(estimator)
-    product = np.einsum("...xy,x,y->...", _behaviour(p), _SIGN, _SIGN)
+    product = _einsum("...xy,x,y->...", _behaviour(p), _SIGN, _SIGN)
     if estimator == "product":
-        return np.asarray(product)
+        return product
     a, b = means(p)
     covariance = product - a * b
     if estimator == "covariance":
-        return np.asarray(covariance)
+        return covariance
     variance = (1 - a**2) * (1 - b**2)
     constant = variance < _ROUNDING**2
     return np.clip(covariance / np.sqrt(np.where(constant, np.nan, variance)), -1, 1)
@@ -178,7 +179,7 @@ def correlators(p: ArrayLike, estimator: str = "product") -> Floats:
 def means(p: ArrayLike) -> tuple[Floats, Floats]:
     """Mean outcomes (mean_a, mean_b) of a behaviour per context, (..., 2, 2) each."""
     p = _behaviour(p)
-    return np.einsum("...xy,x->...", p, _SIGN), np.einsum("...xy,y->...", p, _SIGN)
+    return _einsum("...xy,x->...", p, _SIGN), _einsum("...xy,y->...", p, _SIGN)
 
 
 def local_fraction(p: ArrayLike) -> Floats:
@@ -194,8 +195,8 @@ def local_fraction(p: ArrayLike) -> Floats:
     answer = linprog(-np.ones(limits.size), A_ub=produced, b_ub=limits, method="highs")
     if not answer.success:
         raise RuntimeError(f"the linear programme over local strategies failed: {answer.message}")
-    weights: Floats = answer.x.reshape(*p.shape[:-4], 16)
-    return np.clip(weights.sum(-1), 0, 1)
+    share: Floats = answer.x.reshape(*p.shape[:-4], 16).sum(-1)
+    return np.clip(share, 0, 1)
 
 
 def is_local(p: ArrayLike) -> NDArray[np.bool_]:
@@ -203,7 +204,7 @@ def is_local(p: ArrayLike) -> NDArray[np.bool_]:
 
     Decided by the linear programme of `local_fraction`, not by CHSH forms: that both agree is Fine's theorem (1982).
     """
-    return local_fraction(p) >= 1 - _SOLVER
+    return np.greater_equal(local_fraction(p), 1 - _SOLVER)
 
 
 def contextual_fraction(p: ArrayLike) -> Floats:
@@ -225,9 +226,9 @@ def contextual_fraction(p: ArrayLike) -> Floats:
 class Contextuality:
     """Contextuality-by-Default of a behaviour (Dzhafarov, Kujala and Larsson 2015); one value per behaviour.
 
-    `s`: S. `s_odd`: the largest of the 8 forms, signs odd in number. `delta`: how much the means of the four measured
-    things differ between their two contexts, summed. `measure`: s_odd - min(4, 2 + delta); contextual iff above 0 (rounded to
-    12 digits, so that round-off never reads as contextual).
+    `s`: S. `s_odd`: the largest of the 8 forms. `delta`: how much the means of the four measured things differ between
+    their two contexts, summed. `measure`: s_odd - min(4, 2 + delta), contextual iff above 0; rounded to 12 digits, so
+    that round-off never reads as contextual.
     """
 
     s: Floats
@@ -289,10 +290,10 @@ def horodecki(rho: ArrayLike) -> Floats:
     if not (hermitian and trace and np.linalg.eigvalsh(rho).min() > -_ROUNDING):
         raise ValueError("a density matrix is Hermitian, has trace 1 and no negative eigenvalue")
     spins = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
-    pairs = np.einsum("kab,lcd->klacbd", spins, spins).reshape(3, 3, 4, 4)
-    T = np.einsum("...xy,klyx->...kl", rho, pairs).real
-    singular = np.linalg.svd(T, compute_uv=False)  # squares are the eigenvalues of T^T T, largest first
-    return 2 * np.hypot(singular[..., 0], singular[..., 1])
+    pairs = _einsum("kab,lcd->klacbd", spins, spins).reshape(3, 3, 4, 4)
+    T = _einsum("...xy,klyx->...kl", rho, pairs).real
+    root = np.linalg.svd(T, compute_uv=False)  # roots of the eigenvalues of T^T T, largest first
+    return np.asarray(2 * np.hypot(root[..., 0], root[..., 1]))[()]
 
 
 def _known(estimator: str) -> None:
@@ -300,8 +301,13 @@ def _known(estimator: str) -> None:
         raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
 
 
+def _einsum(subscripts: str, *arrays: NDArray[Any]) -> Floats:
+    result: Floats = np.einsum(subscripts, *arrays)
+    return result
+
+
 def _mean_product(a: Floats, b: Floats) -> Floats:
-    return np.einsum("...n,...n->...", a, b) / a.shape[-1]  # type: ignore[no-any-return]
+    return np.asarray(_einsum("...n,...n->...", a, b) / a.shape[-1])
 
 
 def _outcomes(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
