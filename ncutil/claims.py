@@ -13,11 +13,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from IPython.display import display
 
-CLAIM_MIME = "application/vnd.ncutil.claim+json"
-SCALAR_MIME = "application/vnd.ncutil.scalar+json"
-"""Mime types under which records travel in an executed notebook."""
+from ncutil.records import CLAIM_MIME, SCALAR_MIME, emit
 
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "undecided"
 NOT_ATTEMPTED, OUT_OF_REACH = "not attempted", "out of reach"
@@ -174,7 +171,7 @@ def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
         "interval": np.asarray(interval, float).tolist(),
     }
     text = f"{claim_id}: {outcome} ({claim.criterion}; got {describe(data['estimate'], data['interval'])})"
-    display({CLAIM_MIME: data, "text/plain": text}, raw=True)
+    emit(CLAIM_MIME, data, text)
 
 
 def value(name: str, number: float, interval: Sequence[float] | None = None, *, digits: int = 2) -> None:
@@ -191,7 +188,7 @@ def value(name: str, number: float, interval: Sequence[float] | None = None, *, 
     text = describe(numbers[0], numbers[1:] or None, digits)
     glue(name, text, display=False)
     data = {"name": name, "value": numbers[0], "interval": numbers[1:] or None}
-    display({SCALAR_MIME: data, "text/plain": f"{name} = {text}"}, raw=True)
+    emit(SCALAR_MIME, data, f"{name} = {text}")
 
 
 def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:

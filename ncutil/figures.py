@@ -6,11 +6,9 @@ Line styles and markers differ as well as colours; the classical bound is always
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
 from matplotlib.axes import Axes
 
-TABLE_MIME = "application/vnd.ncutil.table+json"
-"""Mime type under which the data of a figure travels in an executed notebook."""
+from ncutil.records import TABLE_MIME
 
 PALETTE = ("#0b3c5d", "#d1495b", "#2e933c", "#edae49", "#7768ae", "#6c757d")
 """Six hues in order of use; the first three differ in lightness too."""

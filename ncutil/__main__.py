@@ -1,0 +1,154 @@
+"""The command line: `ncutil run`, `build`, `claims`, `compare`."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ncutil.press import compare as comparing
+from ncutil.press import ledger, render, stage
+from ncutil.press import run as running
+from ncutil.press.project import BOOK, Chapter, PressError, Project, parse_overrides
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _run_options(command: Command) -> Command:
+    """The options that `run` and `build` share: both must mean the same run."""
+    options = [
+        click.option(
+            "--profile", default=BOOK, show_default=True, help="Profile of notebooks/profiles.yml, or 'book'."
+        ),
+        click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="Change a parameter; may be repeated."),
+        click.option(
+            "--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Chapters at once."
+        ),
+        click.option("--force", is_flag=True, help="Run again also what is up to date."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plan(
+    project: Project, chapters: list[Chapter], profile: str, pairs: tuple[str, ...], force: bool
+) -> list[running.Plan]:
+    if profile not in project.profiles:
+        raise PressError(f"unknown profile {profile!r}; known: {', '.join(project.profiles)}")
+    overrides = parse_overrides(pairs, chapters, Path.cwd())
+    return running.plan(project, chapters, profile, overrides, force)
+
+
+def _execute(project: Project, plans: list[running.Plan], jobs: int) -> None:
+    failures = running.execute(project, plans, jobs)
+    running.report(failures, project)
+    if failures:
+        raise PressError(f"failed: {', '.join(failure.chapter for failure in failures)}")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ncutil")
+def main() -> None:
+    """Run and build the companion book to NCnet and neurashed."""
+
+
+@main.command(epilog="Example: ncutil run 2 --profile smoke -p seed=7")
+@click.argument("names", nargs=-1, metavar="[CHAPTER]...")
+@_run_options
+def run(names: tuple[str, ...], profile: str, pairs: tuple[str, ...], jobs: int, force: bool) -> None:
+    """Execute chapters that are not up to date (all of them, or those named)."""
+    project = Project.find()
+    chapters = project.select(names)
+    ledger.read_claims()
+    with running.only_one(project):
+        plans = _plan(project, chapters, profile, pairs, force)
+        _execute(project, plans, jobs)
+    for item in plans:
+        if item.reason:
+            record = running.read_record(item.folder)
+            took = f"{record['seconds']:.1f} s" if record else "?"
+            click.echo(f"{item.chapter.name}: done in {took} -> {item.folder.relative_to(project.root)}")
+
+
+@main.command(epilog="Example: ncutil build --check")
+@_run_options
+@click.option("--check", is_flag=True, help="Fail where a verdict departs from the published one.")
+def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: bool) -> None:
+    """Execute what is stale and render the whole book into _build/html."""
+    project = Project.find()
+    chapters = [chapter for chapter in project.chapters.values() if f"notebooks/{chapter.name}" in project.pages]
+    ledger.read_claims()
+    with running.only_one(project):
+        plans = _plan(
+            project, [c for c in project.chapters.values() if f"notebooks/{c.name}" in pages], profile, pairs, force
+        )
+        _execute(project, plans, jobs)
+        records = {item.chapter.name: record for item in plans if (record := running.read_record(item.folder))}
+        drift = comparing.drift(project, records)
+        for name, lines in drift.items():
+            for line in lines:
+                click.secho(f"{name} departs from the published run: {line}", fg="yellow", err=True)
+        if drift and check:
+            raise PressError("verdicts drifted from book/results (see above); 'ncutil compare' shows the numbers")
+        with tempfile.TemporaryDirectory(dir=project.build, prefix="staging-") as folder:
+            stage.stage(project, plans, Path(folder), drift)
+            fresh = render.render(project, Path(folder))
+    front = project.build / "html" / "index.html"
+    click.echo(f"{'built' if fresh else 'nothing to do'}: {front.relative_to(project.root)}")
+
+
+@main.command(epilog="Example: ncutil claims --profile smoke")
+@click.option("--profile", default=BOOK, show_default=True, help="Whose runs to judge by.")
+def claims(profile: str) -> None:
+    """Print the ledger: every claim of the papers with its verdict."""
+    project = Project.find()
+    if profile not in project.profiles:
+        raise PressError(f"unknown profile {profile!r}; known: {', '.join(project.profiles)}")
+    click.echo(ledger.terminal(ledger.entries(project, ledger.read_records(project, profile))))
+
+
+@main.command(epilog="Example: ncutil compare (my book run against the published one)")
+@click.argument("first", required=False, type=click.Path(path_type=Path), metavar="[A]")
+@click.argument("second", required=False, type=click.Path(path_type=Path), metavar="[B]")
+@click.option("--accept", is_flag=True, help="Make A the published run (writes book/results).")
+def compare(first: Path | None, second: Path | None, accept: bool) -> None:
+    """Compare run folder A with B, claim by claim and number by number.
+
+    A defaults to _build/runs/book and B to the published results, book/results.
+    Exit status 1 if a verdict changed or intervals lie apart.
+    """
+    project = Project.find()
+    mine = first or project.runs / BOOK
+    if accept:
+        if second is not None:
+            raise click.UsageError("--accept takes one folder, the run to publish")
+        for name in comparing.accept(project, mine):
+            click.echo(f"published {name} -> book/results/{name}.json")
+        return
+    ours, theirs = comparing.read_results(mine), comparing.read_results(second or project.results)
+    apart = 0
+    for name in dict.fromkeys([*theirs, *ours]):
+        if name not in ours or name not in theirs:
+            click.echo(f"\n{name}: only in {'B' if name not in ours else 'A'}")
+            continue
+        differences = comparing.compare(ours[name], theirs[name])
+        apart += sum(not item.agrees for item in differences)
+        click.echo(f"\n{name}: {sum(item.agrees for item in differences)} of {len(differences)} agree")
+        for item in differences:
+            mark = " " if item.agrees else "!"
+            click.echo(f"{mark} {item.name:<36} {item.ours:<34} {item.theirs:<34} {item.remark}")
+    if apart:
+        click.echo(f"\n{apart} do not agree (marked !)")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Render the staged pages with Jupyter Book, check what came out, and put it in place only if all is well."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+
+from ncutil.press.project import PressError, Project
+from ncutil.press.run import write_json
+from ncutil.press.skip import digest
+
+
+def render(project: Project, staged: Path) -> bool:
+    """Make `_build/html` from a staged folder; False if it was up to date.
+
+    The site is always rendered whole: an incremental build forgets the warnings of pages it does not read again.
+    A site that fails a check stays under `_build/rejected` to look at, and the last good one stays in place.
+    """
+    html, stamp = project.build / "html", project.build / "html" / ".built.json"
+    fingerprint = _fingerprint(staged)
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
+        return False
+    site, output = project.build / "site", project.build / "rejected"
+    for folder in (site, output):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(staged, site)
+    _jupyter_book(site, output)
+    made = output / "_build" / "html"
+    faults = check_pages(made, project.pages)
+    if faults:
+        raise PressError("the rendered site is not in order:\n" + "\n".join(faults))
+    write_json(made / ".built.json", {"fingerprint": fingerprint})
+    old = project.build / "html.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if html.exists():
+        html.rename(old)
+    made.rename(html)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(output)
+    return True
+
+
+def _fingerprint(staged: Path) -> str:
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    parts = [part for path in files for part in (str(path.relative_to(staged)), path.read_bytes())]
+    return digest(metadata.version("jupyter-book"), metadata.version("sphinx"), *parts)
+
+
+def _jupyter_book(site: Path, output: Path) -> None:
+    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--path-output", str(output), "-W", "-n"]
+    # A fixed date keeps the figures' bytes the same from one rendering to the next.
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+    done = subprocess.run([*command, "--keep-going"], cwd=site, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        marks = ("WARNING", "ERROR", "Error", "error:")
+        said = (done.stdout + done.stderr).splitlines()
+        told = [line.replace(f"{site}/", "") for line in said if any(mark in line for mark in marks)]
+        raise PressError("Jupyter Book found faults:\n" + "\n".join(dict.fromkeys(told or said[-20:])))
+
+
+def check_pages(site: Path, pages: list[str]) -> list[str]:
+    """What is wrong with a rendered site: pages of the contents that are missing, pictures without alt text."""
+    faults = [f"{page}.html is missing" for page in pages if not (site / f"{page}.html").is_file()]
+    for path in sorted(site.rglob("*.html")):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for image in soup.find_all("img"):
+            alt = str(image.get("alt") or "").strip()
+            if not alt or "_images/" in alt:
+                faults.append(f"{path.relative_to(site)}: {image.get('src')} has no alt text")
+    return faults

@@ -1,0 +1,318 @@
+"""Execute chapters with papermill, a kernel process per chapter, and keep what was finished.
+
+A run is written under a temporary name and renamed when it is whole, so a killed run leaves nothing that could be
+taken for a result.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import nbformat
+import papermill
+from filelock import FileLock, Timeout
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from ncutil.press.project import Chapter, Project
+from ncutil.press.skip import Key, changes, digest, key
+from ncutil.records import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
+
+FORMAT = 1
+"""Version of the run folder; a folder of another version is stale."""
+
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Torch and BLAS get one thread a chapter: the number of threads changes the last digits."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One chapter to bring up to date: where its run lives, what it depends on, and why it has to run, if so."""
+
+    chapter: Chapter
+    profile: str
+    parameters: Mapping[str, Any]
+    folder: Path
+    key: Key
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A chapter that did not finish: which cell, and what it said."""
+
+    chapter: str
+    cell: int
+    error: str
+    traceback: str
+
+
+def plan(
+    project: Project, chapters: list[Chapter], profile: str, overrides: Mapping[str, Any], force: bool = False
+) -> list[Plan]:
+    """What to do for each chapter; a chapter that knows one of the overrides gets a folder of its own."""
+    plans = []
+    for chapter in chapters:
+        own = {name: value for name, value in overrides.items() if name in chapter.parameters}
+        parameters = {**chapter.parameters, **project.profiles[profile].get(chapter.name, {}), **own}
+        folder = project.runs / (f"{profile}@{digest(json.dumps(own, sort_keys=True))[:8]}" if own else profile)
+        dependencies = key(project, chapter, parameters)
+        record = read_record(folder / chapter.name)
+        reason = "forced" if force else changes(record and record["key"], dependencies)
+        plans.append(Plan(chapter, profile, parameters, folder / chapter.name, dependencies, reason))
+    return plans
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The run record of a finished run of this version; None for anything else."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+@contextmanager
+def only_one(project: Project) -> Iterator[None]:
+    """Hold the clone's lock while writing to its build folder, and clear what a killed holder left there."""
+    project.build.mkdir(exist_ok=True)
+    lock = FileLock(project.build / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        click.echo("waiting for another ncutil command in this clone ...", err=True)
+        lock.acquire()
+    try:
+        _recover(project)
+        yield
+    finally:
+        lock.release()
+
+
+def execute(project: Project, plans: list[Plan], jobs: int) -> list[Failure]:
+    """Run every stale plan, several chapters at once; the others go on when one fails."""
+    stale = [item for item in plans if item.reason]
+    for item in plans:
+        if not item.reason:
+            click.echo(f"{item.chapter.name}: up to date ({item.profile})")
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"), IPYTHONDIR=str(project.build / "ipython"))
+    pool = ThreadPoolExecutor(max(1, jobs))
+    try:
+        futures = [pool.submit(_run, project, item, position) for position, item in enumerate(stale)]
+        return [failure for future in futures if (failure := future.result())]
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; finished chapters are kept", err=True)
+        # The kernels end with this process; waiting for their cells would take as long as the cells.
+        os._exit(130)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _recover(project: Project) -> None:
+    """Clear what a killed run left; one that was whole but not yet renamed is kept."""
+    for leftover in project.runs.glob("*/.new-*"):
+        target = leftover.with_name(leftover.name.removeprefix(".new-"))
+        if read_record(leftover) and not target.exists():
+            leftover.rename(target)
+        else:
+            shutil.rmtree(leftover)
+    for leftover in project.runs.glob("*/.old-*"):
+        shutil.rmtree(leftover)
+
+
+def _run(project: Project, item: Plan, position: int) -> Failure | None:
+    name, folder = item.chapter.name, item.folder
+    scratch = folder.with_name(f".new-{name}")
+    scratch.mkdir(parents=True)
+    source, executed = scratch / "source.ipynb", scratch / f"{name}.ipynb"
+    nbformat.write(item.chapter.with_parameters(item.parameters), source)
+    started, clock = datetime.now(UTC), time.monotonic()
+    with _progress(item, position) as tell:
+        try:
+            papermill.execute_notebook(
+                source,
+                executed,
+                engine_name=_ENGINE,
+                kernel_name="python3",
+                cwd=project.notebooks,
+                progress_bar=False,
+                tell=tell,
+            )
+        except PapermillExecutionError as error:
+            failed = project.build / "failed" / f"{name}.ipynb"
+            failed.parent.mkdir(exist_ok=True)
+            shutil.copyfile(executed, failed)
+            shutil.rmtree(scratch)
+            return Failure(
+                name, error.cell_index + 1, f"{error.ename}: {error.evalue}", _plain("\n".join(error.traceback))
+            )
+        except Exception as error:  # a kernel that died, a full disk: the other chapters go on
+            shutil.rmtree(scratch, ignore_errors=True)
+            return Failure(name, 0, f"{type(error).__name__}: {error}", "")
+    source.unlink()
+    notebook = clean(nbformat.read(executed, as_version=4))
+    nbformat.write(notebook, executed)
+    tables = records(notebook, TABLE_MIME)
+    (scratch / "data").mkdir()
+    for table in tables:
+        (scratch / "data" / f"{table['name']}.csv").write_text(table["csv"], encoding="utf-8")
+    record = {
+        "format": FORMAT,
+        "chapter": name,
+        "profile": item.profile,
+        "parameters": item.key["parameters"],
+        "defaults": {n: list(v) if isinstance(v, tuple) else v for n, v in item.chapter.parameters.items()},
+        "seed": item.parameters["seed"],
+        **commit(project.root),
+        "versions": versions(),
+        "processor": processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 2),
+        "claims": records(notebook, CLAIM_MIME),
+        "scalars": records(notebook, SCALAR_MIME),
+        "tables": [table["name"] for table in tables],
+        "key": item.key,
+    }
+    # run.json last: a folder with it is whole.
+    write_json(scratch / "run.json", record)
+    if folder.exists():
+        folder.rename(folder.with_name(f".old-{name}"))
+    scratch.rename(folder)
+    shutil.rmtree(folder.with_name(f".old-{name}"), ignore_errors=True)
+    return None
+
+
+class _Engine(NBClientEngine):  # type: ignore[misc]
+    """Papermill's own engine, telling which cell it is at."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, tell: Any = None, **options: Any) -> Any:
+        start, total = nb_man.cell_start, len(nb_man.nb.cells)
+
+        def cell_start(cell: NotebookNode, cell_index: int | None = None, **more: Any) -> None:
+            tell((cell_index or 0) + 1, total)
+            start(cell, cell_index, **more)
+
+        nb_man.cell_start = cell_start
+        return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+
+_ENGINE = "ncutil"
+papermill_engines.register(_ENGINE, _Engine)
+
+
+@contextmanager
+def _progress(item: Plan, position: int) -> Iterator[Any]:
+    """A callback for (cell, cells): a bar on a terminal, a line every few seconds in a log."""
+    name, clock = item.chapter.name, time.monotonic()
+    if sys.stderr.isatty():
+        bar = tqdm(desc=name, position=position, bar_format="{desc}: {bar:30} cell {n_fmt} of {total_fmt}, {elapsed}")
+
+        def draw(cell: int, cells: int) -> None:
+            bar.total, bar.n = cells, cell
+            bar.refresh()
+
+        with bar:
+            yield draw
+        return
+
+    click.echo(f"{name}: running the {item.profile} profile ({item.reason})", err=True)
+    said = clock
+
+    def say(cell: int, cells: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 5:
+            said = time.monotonic()
+            click.echo(f"{name}: cell {cell} of {cells}, {said - clock:.0f} s", err=True)
+
+    yield say
+    click.echo(f"{name}: stopped after {time.monotonic() - clock:.1f} s", err=True)
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Take out what papermill wrote beside the results: paths, times, empty tags, its place in the source tree."""
+    notebook.metadata.pop("papermill", None)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+        if not cell.metadata.get("tags", ["kept"]):
+            del cell.metadata["tags"]
+    return notebook
+
+
+def records(notebook: NotebookNode, mime: str) -> list[Any]:
+    """Everything that the outputs carry under a mime type, in order."""
+    return [
+        output.data[mime]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if mime in output.get("data", {})
+    ]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees either the old file or the whole new one."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def commit(root: Path) -> dict[str, Any]:
+    """The commit of a clone and whether its files differ from it; None outside a repository."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "modified": None}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that the chapters compute with, as installed."""
+    required = [re.split(r"[^\w-]", line)[0] for line in metadata.requires("ncutil") or [] if "extra ==" not in line]
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in required}}
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        info = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def report(failures: list[Failure], project: Project) -> None:
+    """Say what failed, with the cell and the traceback."""
+    for failure in failures:
+        where = f"cell {failure.cell}" if failure.cell else "no cell"
+        click.secho(f"\n{failure.chapter} failed in {where}: {failure.error}", fg="red", err=True)
+        if failure.traceback:
+            click.echo(failure.traceback, err=True)
+            click.echo(f"partly run notebook: {project.build / 'failed' / (failure.chapter + '.ipynb')}", err=True)
