@@ -71,7 +71,7 @@ def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floa
     if estimator == "covariance":
         return covariance
     spread = np.sqrt(_mean_product(x, x)) * np.sqrt(_mean_product(y, y))
-    return np.clip(covariance / np.where(constant, np.nan, spread), -1, 1)
+    return np.clip(covariance / np.where(constant | (spread == 0), np.nan, spread), -1, 1)
 
 
 def chsh(C: ArrayLike) -> Floats:
