@@ -87,9 +87,7 @@ def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: b
     chapters = [chapter for chapter in project.chapters.values() if f"notebooks/{chapter.name}" in project.pages]
     ledger.read_claims()
     with running.only_one(project):
-        plans = _plan(
-            project, [c for c in project.chapters.values() if f"notebooks/{c.name}" in pages], profile, pairs, force
-        )
+        plans = _plan(project, chapters, profile, pairs, force)
         _execute(project, plans, jobs)
         records = {item.chapter.name: record for item in plans if (record := running.read_record(item.folder))}
         drift = comparing.drift(project, records)

@@ -50,7 +50,7 @@ class Claim:
         if self.holds_if is None:
             return ""
         (kind, value), *_ = self.holds_if.items()
-        return f"within [{value[0]:g}, {value[1]:g}]" if kind == "within" else f"{kind} {value}"
+        return f"within [{value[0]:.7g}, {value[1]:.7g}]" if kind == "within" else f"{kind} {value}"
 
 
 def parse(entries: object, origin: str = "claims.yml") -> dict[str, Claim]:
@@ -140,7 +140,9 @@ def verdict(holds_if: Mapping[str, Any], estimate: Estimate, interval: Interval)
         return _verdict(low > value, high <= value)
     if kind == "below":
         return _verdict(high < value, low >= value)
-    return _verdict(value[0] <= low and high <= value[1], high < value[0] or low > value[1])
+    # Exact results carry rounding errors: the ends of a range belong to it.
+    least, most = value[0] - slack[0], value[1] + slack[0]
+    return _verdict(least <= low and high <= most, high < least or low > most)
 
 
 def _verdict(meets: bool, fails: bool) -> str:

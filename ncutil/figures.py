@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from ncutil.records import TABLE_MIME
+from ncutil.records import TABLE_MIME, emit
 
 PALETTE = ("#0b3c5d", "#d1495b", "#2e933c", "#edae49", "#7768ae", "#6c757d")
 """Six hues in order of use; the first three differ in lightness too."""
@@ -66,7 +66,4 @@ def share(name: str, frame: pd.DataFrame) -> None:
         raise ValueError(f"figure {name!r} has no data")
     plt.show()
     data = {"name": name, "csv": frame.to_csv(index=False, float_format="%.8g")}
-    display(
-        {TABLE_MIME: data, "text/plain": f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}"},
-        raw=True,
-    )
+    emit(TABLE_MIME, data, f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}")

@@ -18,18 +18,7 @@ from ncutil.press.run import FORMAT, read_record, write_json
 
 Result = dict[str, Any]
 
-CONTEXT = (
-    "profile",
-    "parameters",
-    "seed",
-    "commit",
-    "modified",
-    "versions",
-    "processor",
-    "system",
-    "started",
-    "seconds",
-)
+PLACE = ("commit", "modified", "versions", "processor", "system", "started", "seconds")
 """Where and when a run was made, as its record names it."""
 
 ROUNDING = 1e-6

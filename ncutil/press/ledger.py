@@ -119,24 +119,31 @@ def summary(rows: list[Entry]) -> str:
     return f'<p class="verdict-counts">{" · ".join(parts)}</p>'
 
 
+def _detail(row: Entry) -> str:
+    """What would count and what was measured, or why nothing was."""
+    criterion = f"Quantity: {row.claim.quantity}; holds if {row.claim.criterion}." if row.claim.holds_if else ""
+    profile = f" ({row.profile} profile)" if row.profile not in ("", "book") else ""
+    measured = f"Measured: {row.measured}{profile}." if row.measured else ""
+    note = f"{row.note[:1].upper()}{row.note[1:].rstrip('.')}." if row.note else ""
+    return " ".join(html.escape(part) for part in (criterion, measured, note) if part)
+
+
 def page(rows: list[Entry]) -> str:
     """The body of the claims page: a table for each chapter."""
     parts = [summary(rows)]
     chapters = list(dict.fromkeys(row.claim.chapter for row in rows))
     for chapter in sorted(chapters, key=lambda name: name or "~"):
-        part = [row for row in rows if row.claim.chapter == chapter]
         cells = [
             [
-                f"{row.claim.statement} ({SOURCES[row.claim.source]}, {row.claim.place})",
-                f"{row.claim.quantity}: {row.claim.criterion}" if row.claim.holds_if else row.note,
-                row.measured + (f" ({row.profile} profile)" if row.profile not in ("", "book") else ""),
-                _link(row, badge(row.verdict)) + (f" {row.note}" if row.claim.holds_if and row.note else ""),
+                _link(row, badge(row.verdict)),
+                f"{row.claim.statement} ({SOURCES[row.claim.source]}, {row.claim.place})"
+                f'<br><span class="ledger-detail">{_detail(row)}</span>',
             ]
-            for row in part
+            for row in rows
+            if row.claim.chapter == chapter
         ]
-        title = f"Chapter {int(chapter[:2])}" if chapter else "Out of reach"
-        heading = ["Claim", "What would count" if chapter else "Why", "Measured", "Verdict"]
-        parts.append(f"## {title}\n\n" + _table(heading, "40 30 15 15", cells))
+        title = f"Chapter {int(chapter[:2])}" if chapter else "No chapter"
+        parts.append(f"## {title}\n\n" + _table(["Verdict", "Claim, criterion, measurement"], "18 82", cells))
     return "\n\n".join(parts)
 
 
@@ -145,18 +152,14 @@ def crosswalk(rows: list[Entry]) -> str:
     parts = []
     for source, title in SOURCES.items():
         part = sorted((row for row in rows if row.claim.source == source), key=lambda row: row.claim.place)
-        cells = [
-            [
-                row.claim.place,
-                row.claim.statement,
-                (f"chapter {int(row.claim.chapter[:2])}" if row.claim.chapter else "")
-                + (f", {_link(row, html.escape(row.section))}" if row.section else ""),
-                badge(row.verdict),
-            ]
-            for row in part
-        ]
+        cells = []
+        for row in part:
+            chapter = f"Chapter {int(row.claim.chapter[:2])}" if row.claim.chapter else _detail(row)
+            section = f": {_link(row, html.escape(row.section))}" if row.section else ""
+            where = f'<br>{badge(row.verdict)} <span class="ledger-detail">{chapter}{section}</span>'
+            cells.append([row.claim.place, row.claim.statement + where])
         parts.append(
-            f"## {title}\n\n" + _table(["In the paper", "Claim", "In this book", "Verdict"], "20 40 25 15", cells)
+            f"## {title}\n\n" + _table(["In the paper", "Claim, where it is treated, verdict"], "25 75", cells)
         )
     return "\n\n".join(parts)
 

@@ -52,10 +52,10 @@ def _fingerprint(staged: Path) -> str:
 
 
 def _jupyter_book(site: Path, output: Path) -> None:
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--path-output", str(output), "-W", "-n"]
-    # A fixed date keeps the figures' bytes the same from one rendering to the next.
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
-    done = subprocess.run([*command, "--keep-going"], cwd=site, env=environment, capture_output=True, text=True)
+    program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command = [*program, "build", ".", "--path-output", str(output), "-W", "-n", "--keep-going"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True)
     if done.returncode:
         marks = ("WARNING", "ERROR", "Error", "error:")
         said = (done.stdout + done.stderr).splitlines()

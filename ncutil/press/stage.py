@@ -137,25 +137,27 @@ def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:
     anchors = [f'<a href="../{DOWNLOADS}/{name}/{path}" download>{text}</a>' for text, path in links.items()]
     anchors.append(f'<a href="../{DOWNLOADS}/{wheel}" download>ncutil (wheel)</a>')
     rows = {
-        "Profile": f"{record['profile']}{', with changed parameters' if changed else ''}",
         "Parameters": parameters,
-        "Seed": str(record["seed"]),
         "Commit": f"`{commit}`{', modified' if record['modified'] else ''}",
         "Versions": ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         "Processor": f"{record['processor']} ({record['system']})",
-        "Took": f"{record['seconds']:.1f} s, on {record['started'].replace('T', ' ').replace('+00:00', ' UTC')}",
-        "To take home": " · ".join(anchors),
+        "Took": f"{record['seconds']:.1f} s",
+        "When": record["started"].replace("T", " ").replace("+00:00", " UTC"),
     }
-    lines = [
-        ":::::{admonition} This run",
-        ":class: note dropdown run-box" if not changed else ":class: note run-box",
+    profile = f"**{record['profile']}** profile{', with changed parameters' if changed else ''}"
+    lines = [":::::{admonition} This run", ":class: note run-box", ""]
+    lines += [f"{profile}, seed {record['seed']}, {record['seconds']:.0f} s, commit {rows['Commit']}.", ""]
+    lines += [f"Take it home: {' · '.join(anchors)}", ""]
+    lines += [
+        "::::{dropdown} Parameters, versions, processor",
+        ":::{list-table}",
+        ":stub-columns: 1",
+        ":widths: 15 85",
         "",
     ]
-    lines += [f"{record['profile']} profile, seed {record['seed']}, {record['seconds']:.0f} s, commit `{commit}`", ""]
-    lines += ["::::{list-table}", ":stub-columns: 1", ":widths: 15 85", ""]
     for key, value in rows.items():
         lines += [f"* - {key}", f"  - {value}"]
-    lines += ["::::", ":::::"]
+    lines += [":::", "::::", ":::::"]
     if drift:
         lines += ["", "::::{warning}", "This run departs from the published one:", ""]
         lines += [*(f"- {line}" for line in drift), "::::"]
