@@ -1,0 +1,45 @@
+"""The book's Sphinx extension: mathematics without a network, a quiet console, labels that the theme forgot."""
+
+import re
+from importlib import util
+from pathlib import Path
+from shutil import copyfile
+
+MATHJAX = "tex-svg-full.js"
+
+
+def ship_mathjax(app, exception):
+    """Copy MathJax into the site: one file with every TeX extension and no fonts to fetch."""
+    if exception is None and app.builder.format == "html":
+        package = Path(util.find_spec("sphinx-mathjax-offline").origin).parent
+        target = Path(app.outdir) / "_static" / "mathjax"
+        target.mkdir(parents=True, exist_ok=True)
+        copyfile(package / "static" / "mathjax" / MATHJAX, target / MATHJAX)
+
+
+def strip_thebe(app, pagename, templatename, context, doctree):
+    """Jupyter Book loads thebe always, and twice, which is an error on every page's console."""
+
+    def is_thebe(file):
+        return "thebe" in str(getattr(file, "filename", file)) + str(getattr(file, "attributes", {}).get("body", ""))
+
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context[kind] if not is_thebe(file)]
+    if "body" in context:
+        pattern = r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>'
+        context["body"] = re.sub(pattern, "", context["body"], flags=re.DOTALL)
+
+
+QUIET = """// The theme announces itself on the console; a reader's console is the reader's.
+(() => {
+  const log = console.log;
+  console.log = (...words) => /^\\[(PST|togglebutton)\\]/.test(words[0]) || log(...words);
+})();"""
+
+
+def setup(app):
+    app.add_js_file(None, body=QUIET, priority=1)
+    app.config.mathjax_path = f"mathjax/{MATHJAX}"
+    app.connect("html-page-context", strip_thebe, priority=900)
+    app.connect("build-finished", ship_mathjax)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
