@@ -4,6 +4,7 @@
 and the verdict follows. Explained on the claims page.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -84,13 +85,17 @@ def _check_criterion(holds_if: object, where: str) -> None:
         raise ValueError(f"{where}: holds_if is one of {forms}; got {holds_if!r}")
     (kind, value), *_ = holds_if.items()
     fits = {
-        "above": isinstance(value, (int, float)),
-        "below": isinstance(value, (int, float)),
-        "within": isinstance(value, list) and len(value) == 2 and value[0] <= value[1],
+        "above": _is_number(value),
+        "below": _is_number(value),
+        "within": isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1],
         "ordered": value in ("increasing", "decreasing"),
     }
     if not fits.get(kind, False):
         raise ValueError(f"{where}: holds_if is one of {forms}; got {holds_if!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @cache
@@ -120,8 +125,8 @@ def verdict(holds_if: Mapping[str, Any], estimate: Estimate, interval: Interval)
     >>> verdict({"ordered": "increasing"}, [1, 2, 3], [(0.9, 1.1), (1.8, 2.2), (2.9, 3.1)])
     'reproduced'
     """
-    points, bounds = np.atleast_1d(np.asarray(estimate, float)), np.asarray(interval, float).reshape(-1, 2)
-    if points.shape != (len(bounds),) or not (np.isfinite(points).all() and np.isfinite(bounds).all()):
+    points, bounds = np.atleast_1d(np.asarray(estimate, float)), np.atleast_2d(np.asarray(interval, float))
+    if bounds.shape != (*points.shape, 2) or not (np.isfinite(points).all() and np.isfinite(bounds).all()):
         raise ValueError(f"expected finite estimates with a (low, high) each; got {estimate!r} and {interval!r}")
     slack = 1e-9 * (1 + np.abs(points))
     if (bounds[:, 0] > points + slack).any() or (points > bounds[:, 1] + slack).any():

@@ -1,0 +1,328 @@
+"""The evidence layer: verdicts follow from interval and criterion alone, and a bad entry is told by its name."""
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from traitlets.config import Config
+
+from ncutil import claims
+from ncutil.claims import CONTRADICTED, REPRODUCED, UNDECIDED, describe, parse, verdict
+from ncutil.records import CLAIM_MIME, SCALAR_MIME
+
+ROOT = Path(__file__).parent.parent
+LETTERS = {"R": REPRODUCED, "C": CONTRADICTED, "U": UNDECIDED}
+GOOD = {"id": "good", "source": "P1", "place": "Abstract", "statement": "S rises.", "holds_if": {"above": 2}}
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    """A notebook's shell, without a history file."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell.clear_instance()
+    yield InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    InteractiveShell.clear_instance()
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("holds_if", "interval", "expected"),
+    [
+        ({"above": 2}, (2.1, 2.3), "R"),
+        ({"above": 2}, (1.7, 1.9), "C"),
+        ({"above": 2}, (1.9, 2.1), "U"),
+        # An interval that starts at the bound does not lie above it, one that ends there lies wholly not above it.
+        ({"above": 2}, (2.0, 2.3), "U"),
+        ({"above": 2}, (1.7, 2.0), "C"),
+        ({"above": 2}, (2.0, 2.0), "C"),
+        ({"below": 2}, (1.7, 1.9), "R"),
+        ({"below": 2}, (2.1, 2.3), "C"),
+        ({"below": 2}, (1.9, 2.1), "U"),
+        ({"below": 2}, (1.7, 2.0), "U"),
+        ({"below": 2}, (2.0, 2.3), "C"),
+        ({"below": 2}, (2.0, 2.0), "C"),
+        ({"within": [1, 2]}, (1.2, 1.8), "R"),
+        ({"within": [1, 2]}, (1.0, 2.0), "R"),
+        ({"within": [1, 2]}, (2.1, 2.3), "C"),
+        ({"within": [1, 2]}, (0.7, 0.9), "C"),
+        ({"within": [1, 2]}, (0.9, 1.1), "U"),
+        ({"within": [1, 2]}, (1.9, 2.1), "U"),
+        ({"within": [1, 2]}, (0.5, 2.5), "U"),
+        ({"within": [1, 2]}, (2.0, 2.3), "U"),
+        ({"within": [2, 2]}, (2.0, 2.0), "R"),
+    ],
+)
+def test_verdict_of_one_estimate(holds_if: dict[str, Any], interval: tuple[float, float], expected: str) -> None:
+    assert verdict(holds_if, float(np.mean(interval)), interval) == LETTERS[expected]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "increasing", "decreasing"),
+    [
+        ([(0.9, 1.1), (1.8, 2.2), (2.9, 3.1)], "R", "C"),
+        ([(2.9, 3.1), (1.8, 2.2), (0.9, 1.1)], "C", "R"),
+        ([(0.9, 1.1), (1.0, 1.4), (2.9, 3.1)], "U", "C"),
+        ([(0.9, 1.1), (1.1, 1.3), (2.9, 3.1)], "U", "C"),
+        ([(0.9, 1.1), (2.9, 3.1), (1.8, 2.2)], "C", "C"),
+        ([(0.9, 1.1), (1.0, 1.2), (0.8, 1.3)], "U", "U"),
+        ([(1.0, 1.0), (1.0, 1.0)], "U", "U"),
+    ],
+)
+def test_verdict_of_an_order(intervals: list[tuple[float, float]], increasing: str, decreasing: str) -> None:
+    estimates = [float(np.mean(pair)) for pair in intervals]
+    assert verdict({"ordered": "increasing"}, estimates, intervals) == LETTERS[increasing]
+    assert verdict({"ordered": "decreasing"}, estimates, intervals) == LETTERS[decreasing]
+
+
+def test_order_looks_at_neighbours_only() -> None:
+    """A dip between neighbours contradicts a rise even where the ends rise."""
+    assert verdict({"ordered": "increasing"}, [1, 3, 2, 4], [(x, x) for x in (1, 3, 2, 4)]) == CONTRADICTED
+
+
+numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
+triples = st.tuples(numbers, numbers, numbers).map(lambda three: tuple(sorted(three)))
+SINGLE = st.one_of(
+    st.builds(lambda x: {"above": x}, numbers),
+    st.builds(lambda x: {"below": x}, numbers),
+    st.builds(lambda x, y: {"within": sorted((x, y))}, numbers, numbers),
+)
+
+
+@given(triples, numbers)
+def test_above_mirrors_below(three: tuple[float, float, float], edge: float) -> None:
+    low, middle, high = three
+    assert verdict({"above": edge}, middle, (low, high)) == verdict({"below": -edge}, -middle, (-high, -low))
+
+
+@given(triples, SINGLE)
+def test_a_narrower_interval_never_turns_a_verdict_round(
+    three: tuple[float, float, float], holds_if: dict[str, Any]
+) -> None:
+    low, middle, high = three
+    wide, exact = verdict(holds_if, middle, (low, high)), verdict(holds_if, middle, (middle, middle))
+    assert exact in (REPRODUCED, CONTRADICTED)
+    assert wide in (exact, UNDECIDED)
+
+
+@given(st.lists(triples, min_size=2, max_size=5))
+def test_an_order_read_backwards(rows: list[tuple[float, float, float]]) -> None:
+    points, bounds = [row[1] for row in rows], [(row[0], row[2]) for row in rows]
+    forward = verdict({"ordered": "increasing"}, points, bounds)
+    assert forward == verdict({"ordered": "decreasing"}, points[::-1], bounds[::-1])
+
+
+@pytest.mark.parametrize(
+    ("holds_if", "estimate", "interval", "message"),
+    [
+        ({"above": 2}, float("nan"), (1, 2), "finite"),
+        ({"above": 2}, 1.5, (1, float("inf")), "finite"),
+        ({"above": 2}, 1.5, (1, 2, 3), r"\(low, high\)"),
+        ({"above": 2}, 2.5, (1, 2), "outside its interval"),
+        ({"above": 2}, 1.5, (2, 1), "outside its interval"),
+        ({"above": 2}, [1, 2], [(1, 1), (2, 2)], "one estimate"),
+        ({"ordered": "increasing"}, 1, (1, 1), "at least two"),
+        ({"ordered": "increasing"}, [1, 2], [(1, 1)], r"\(low, high\) each"),
+        ({"ordered": "increasing"}, [1, 2], (1, 2), r"\(low, high\) each"),
+    ],
+)
+def test_verdict_refuses(holds_if: dict[str, Any], estimate: Any, interval: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        verdict(holds_if, estimate, interval)
+
+
+# --- the list of claims --------------------------------------------------------------------------------------------
+
+
+def test_parse_keeps_what_stands() -> None:
+    claim = parse([GOOD])["good"]
+    assert (claim.source, claim.place, claim.statement, claim.holds_if) == ("P1", "Abstract", "S rises.", {"above": 2})
+    assert claim.chapter is claim.quantity is claim.reason is None
+
+
+@pytest.mark.parametrize(
+    ("holds_if", "words"),
+    [
+        ({"above": 2}, "above 2"),
+        ({"below": 0.5}, "below 0.5"),
+        ({"within": [1.95, 2.05]}, "within [1.95, 2.05]"),
+        ({"ordered": "increasing"}, "ordered increasing"),
+        (None, ""),
+    ],
+)
+def test_criterion_in_words(holds_if: dict[str, Any] | None, words: str) -> None:
+    assert parse([{**GOOD, "holds_if": holds_if, "reason": "none"}])["good"].criterion == words
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": None}, r"claim 'good'.*missing \['source'\]"),
+        ({"statement": ""}, r"claim 'good'.*missing \['statement'\]"),
+        ({"critereon": 2}, r"claim 'good'.*unknown \['critereon'\]"),
+        ({"holds_if": None}, "claim 'good': needs holds_if, or a reason"),
+        *(
+            ({"holds_if": bad}, "claim 'good': holds_if is one of above: x")
+            for bad in (
+                {},
+                2,
+                "above 2",
+                {"over": 2},
+                {"above": 2, "below": 3},
+                {"above": "2"},
+                {"above": True},
+                {"above": float("nan")},
+                {"below": None},
+                {"within": 2},
+                {"within": [1]},
+                {"within": [2, 1]},
+                {"within": [1, "2"]},
+                {"within": [1, 2, 3]},
+                {"ordered": "up"},
+                {"ordered": ["increasing"]},
+            )
+        ),
+    ],
+)
+def test_a_bad_entry_is_named(change: dict[str, Any], message: str) -> None:
+    other = {**GOOD, "id": "other"}
+    with pytest.raises(ValueError, match=message):
+        parse([other, {**GOOD, **change}])
+
+
+def test_a_bad_list_is_told() -> None:
+    with pytest.raises(ValueError, match=r"mine\.yml: expected a list of claims, got dict"):
+        parse({"good": GOOD}, "mine.yml")
+    for nameless in ({"source": "P1"}, "good", None):
+        with pytest.raises(ValueError, match="claim 2 has no id"):
+            parse([GOOD, nameless])
+    with pytest.raises(ValueError, match="claim 'good' stands twice"):
+        parse([GOOD, GOOD])
+
+
+def test_the_shipped_claims() -> None:
+    """Every claim of both papers: unique, and either testable as it stands or with a reason why it is not."""
+    entries = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
+    ids = [entry["id"] for entry in entries]
+    assert len(ids) == len(set(ids)) >= 35
+    shipped = claims.load()
+    assert list(shipped) == ids
+    for claim in shipped.values():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id), claim.id
+        assert claim.source in ("P1", "P2"), claim.id
+        assert claim.statement.endswith("."), claim.id
+        if claim.chapter:
+            assert re.fullmatch(r"0[1-6]-[a-z]+(-[a-z]+)*", claim.chapter), claim.id
+            assert claim.quantity, claim.id
+            assert claim.holds_if, claim.id
+        else:
+            assert claim.reason, claim.id
+            assert not claim.quantity, claim.id
+            assert not claim.holds_if, claim.id
+    statements = [claim.statement for claim in shipped.values()]
+    assert len(statements) == len(set(statements))
+    assert {claim.source for claim in shipped.values()} == {"P1", "P2"}
+
+
+def test_every_figure_and_theorem_has_a_claim() -> None:
+    """P1 has five figures and one theorem; P2 six figures, two theorems and equation 3.1."""
+    named: dict[str, set[str]] = {"P1": set(), "P2": set()}
+    for claim in claims.load().values():
+        for kind, listed in re.findall(r"(Theorem|Equation|Figure)s? ([\d., and]+)", claim.place):
+            named[claim.source] |= {f"{kind} {number}" for number in re.findall(r"\d(?:\.\d)?", listed)}
+    assert named["P1"] == {"Theorem 1", *(f"Figure {number}" for number in range(1, 6))}
+    assert named["P2"] == {"Theorem 1", "Theorem 2", "Equation 3.1", *(f"Figure {number}" for number in range(1, 7))}
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+
+
+def bundles(captured: Any, mime: str) -> list[Any]:
+    return [output.data[mime] for output in captured.outputs if mime in output.data]
+
+
+def test_record_emits_the_claim(shell: InteractiveShell) -> None:
+    with capture_output() as captured:
+        claims.record("ncnet-exceeds-2", 2.31, (2.25, 2.37))
+    assert bundles(captured, CLAIM_MIME) == [{"id": "ncnet-exceeds-2", "estimate": 2.31, "interval": [2.25, 2.37]}]
+    (text,) = bundles(captured, "text/plain")
+    assert text == "ncnet-exceeds-2: reproduced (above 2; got 2.31 [2.25, 2.37])"
+
+
+def test_record_of_an_order_takes_arrays(shell: InteractiveShell) -> None:
+    with capture_output() as captured:
+        claims.record("ncnet-rise", np.array([1.0, 2.0, 1.5]), np.array([[1.0, 1.1], [1.9, 2.1], [1.4, 1.6]]))
+    (data,) = bundles(captured, CLAIM_MIME)
+    assert data["estimate"] == [1.0, 2.0, 1.5]
+    assert data["interval"] == [[1.0, 1.1], [1.9, 2.1], [1.4, 1.6]]
+    assert "contradicted (ordered increasing; got 1.00 [1.00, 1.10], 2.00" in bundles(captured, "text/plain")[0]
+
+
+def test_record_refuses_and_emits_nothing(shell: InteractiveShell) -> None:
+    with capture_output() as captured:
+        with pytest.raises(ValueError, match=r"unknown claim 'ncnet-peek'; known: chsh-bound, .*ncnet-peak"):
+            claims.record("ncnet-peek", 1, (1, 1))
+        with pytest.raises(ValueError, match="'le-vgg' has no criterion"):
+            claims.record("le-vgg", 1, (1, 1))
+        with pytest.raises(ValueError, match="outside its interval"):
+            claims.record("ncnet-exceeds-2", 3, (1, 2))
+    assert not captured.outputs
+
+
+def test_value_glues_text_and_keeps_the_number(shell: InteractiveShell) -> None:
+    with capture_output() as captured:
+        claims.value("mean-s", np.float64(1.8114), (1.77, 1.85))
+        claims.value("runs", 1000, digits=0)
+    assert bundles(captured, SCALAR_MIME) == [
+        {"name": "mean-s", "value": 1.8114, "interval": [1.77, 1.85]},
+        {"name": "runs", "value": 1000.0, "interval": None},
+    ]
+    glued = {
+        output.metadata["scrapbook"]["name"]: output.data
+        for output in captured.outputs
+        if "scrapbook" in (output.metadata or {})
+    }
+    assert set(glued) == {"mean-s", "runs"}
+    assert any("1.81 [1.77, 1.85]" in str(text) for text in glued["mean-s"].values())
+    assert any("'1000'" in str(text) for text in glued["runs"].values())
+
+
+@pytest.mark.parametrize("bad", [(float("nan"), None), (1.0, (0.5, float("inf")))])
+def test_value_refuses_what_is_not_finite(shell: InteractiveShell, bad: tuple[float, Any]) -> None:
+    with capture_output() as captured, pytest.raises(ValueError, match="value 'x' is not finite"):
+        claims.value("x", *bad)
+    assert not captured.outputs
+
+
+def test_describe() -> None:
+    assert describe(1.2345, digits=3) == "1.234"
+    assert describe([1.0, 2.0], [[0.9, 1.1], [2.0, 2.0]]) == "1.00 [0.90, 1.10], 2.00"
+    assert describe([1.0, 2.0]) == "1.00, 2.00"
+    with pytest.raises(ValueError, match="zip"):
+        describe([1.0, 2.0], [[0.9, 1.1]])
+
+
+# --- how to cite ---------------------------------------------------------------------------------------------------
+
+
+def test_the_citation_file() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["type"] == "software"
+    assert citation["version"] == version("ncutil")
+    authors = [{"name": "The NCnet and neurashed companion authors"}]
+    assert citation["authors"] == citation["preferred-citation"]["authors"] == authors
+    assert (citation["license"], citation["preferred-citation"]["license"]) == ("MIT", "CC-BY-4.0")
+    families = [[author["family-names"] for author in paper["authors"]] for paper in citation["references"]]
+    assert families == [["Zhao", "Wu", "Hou"], ["Su"]]
+    assert all({"type", "title", "authors"} <= paper.keys() for paper in citation["references"])
