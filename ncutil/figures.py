@@ -6,11 +6,12 @@ Line styles and markers differ as well as colours; the classical bound is always
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from IPython.core.pylabtools import print_figure
 from matplotlib.axes import Axes
 
-from ncutil.records import TABLE_MIME, emit
+from ncutil.records import TABLE_MIME, show
 
-PALETTE = ("#0b3c5d", "#d1495b", "#2e933c", "#edae49", "#7768ae", "#6c757d")
+PALETTE = ("#0b3c5d", "#b8324a", "#4fa65f", "#edae49", "#7768ae", "#6c757d")
 """Six hues in order of use; the first three differ in lightness too."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -28,11 +29,10 @@ def style() -> None:
             "axes.spines.right": False,
             "axes.spines.top": False,
             "figure.constrained_layout.use": True,
-            "figure.dpi": 110,
+            "figure.dpi": 140,
             "figure.figsize": (6.4, 3.8),
             "grid.color": "0.92",
             "legend.frameon": False,
-            "savefig.dpi": 160,
         },
     )
 
@@ -55,8 +55,8 @@ def bound(ax: Axes, value: float, label: str, *, quantum: bool = False) -> None:
 def share(name: str, frame: pd.DataFrame) -> None:
     """Show the current figure and hand its data to the reader as `name`.csv.
 
-    `ncutil run` keeps the frame beside the run and the page links it under the figure; elsewhere one line says
-    what the frame holds. Explained on the page on rerunning.
+    Picture and data are one output: `ncutil run` keeps the frame beside the run, and the page links it under the
+    figure. Explained on the page on rerunning.
 
     Raises ValueError for a name that is no plain file name, or an empty frame.
     """
@@ -64,6 +64,12 @@ def share(name: str, frame: pd.DataFrame) -> None:
         raise ValueError(f"a figure's name is letters, digits and hyphens; got {name!r}")
     if frame.empty:
         raise ValueError(f"figure {name!r} has no data")
-    plt.show()
-    data = {"name": name, "csv": frame.to_csv(index=False, float_format="%.8g")}
-    emit(TABLE_MIME, data, f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}")
+    figure = plt.gcf()
+    show(
+        {
+            "image/png": print_figure(figure, base64=True),
+            TABLE_MIME: {"name": name, "csv": frame.to_csv(index=False, float_format="%.8g")},
+            "text/plain": f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}",
+        }
+    )
+    plt.close(figure)
