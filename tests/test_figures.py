@@ -1,5 +1,6 @@
 """The figure family: told apart without colour, bounds drawn the same way everywhere, data handed over whole."""
 
+import base64
 import io
 from collections.abc import Iterator
 from itertools import pairwise
@@ -91,12 +92,16 @@ def test_share_hands_the_data_over(shell: InteractiveShell) -> None:
     pd.testing.assert_frame_equal(back, frame.reset_index(drop=True), rtol=1e-7)
 
 
-def test_share_shows_the_figure_first(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    monkeypatch.setattr(plt, "show", lambda: order.append("figure"))
-    monkeypatch.setattr(figures, "emit", lambda mime, data, text: order.append("data"))
-    figures.share("x", pd.DataFrame({"s": [1]}))
-    assert order == ["figure", "data"]
+def test_share_shows_the_current_figure_with_its_data(shell: InteractiveShell) -> None:
+    """Picture and data are one output, so that neither can end up beside another's; the figure is closed then."""
+    _, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1])
+    with capture_output() as captured:
+        figures.share("line", pd.DataFrame({"s": [0, 1]}))
+    (output,) = captured.outputs
+    assert base64.b64decode(output.data["image/png"]).startswith(b"\x89PNG")
+    assert output.data[TABLE_MIME]["name"] == "line"
+    assert plt.get_fignums() == []
 
 
 @pytest.mark.parametrize("name", ["", "-", "a b", "a/b", "../a", "a.csv", "a_b", "a\n"])
