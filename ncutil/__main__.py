@@ -54,7 +54,7 @@ def _execute(project: Project, plans: list[running.Plan], jobs: int) -> None:
         raise PressError(f"failed: {', '.join(failure.chapter for failure in failures)}")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "NCUTIL"})
 @click.version_option(package_name="ncutil")
 def main() -> None:
     """Run and build the companion book to NCnet and neurashed."""

@@ -13,6 +13,11 @@ TABLE_MIME = "application/vnd.ncutil.table+json"
 
 def emit(mime: str, data: Mapping[str, Any], text: str) -> None:
     """Show a line of text that carries a record."""
+    show({mime: dict(data), "text/plain": text})
+
+
+def show(bundle: Mapping[str, Any]) -> None:
+    """Show one output that has several forms, by mime type."""
     from IPython.display import display  # the press reads this module too, and has no use for IPython
 
-    display({mime: dict(data), "text/plain": text}, raw=True)
+    display(dict(bundle), raw=True)

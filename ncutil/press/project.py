@@ -243,5 +243,7 @@ def fit(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(default)(value)
     if default is not None and type(value) is not type(default):
-        raise PressError(f"parameter {key!r} is a {type(default).__name__} ({default!r}), got {value!r}")
+        kind = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
+        expected = kind.get(type(default).__name__, f"a {type(default).__name__}")
+        raise PressError(f"parameter {key!r} is {expected} ({default!r}), got {value!r}")
     return value

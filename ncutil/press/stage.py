@@ -101,22 +101,28 @@ def _sections(notebook: NotebookNode) -> dict[str, str]:
 
 
 def _page(notebook: NotebookNode, name: str) -> NotebookNode:
-    """The page: records turned into what a reader sees."""
-    page, claims = copy.deepcopy(notebook), ledger.read_claims()
-    for cell in page.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = [output for output in cell.outputs if SCALAR_MIME not in output.get("data", {})]
-        for output in cell.outputs:
-            data = output.get("data", {})
-            if CLAIM_MIME in data:
-                output["data"] = {"text/html": ledger.box(claims[data[CLAIM_MIME]["id"]], data[CLAIM_MIME])}
-            elif TABLE_MIME in data:
-                table = data[TABLE_MIME]["name"]
-                link = f"../{DOWNLOADS}/{name}/data/{table}.csv"
-                label = f'<a href="{link}" download>Data of this figure (CSV): {table}</a>'
-                output["data"] = {"text/html": f'<p class="figure-data">{label}</p>'}
+    """The page: the records that a cell's outputs carry become verdicts and links behind the cell."""
+    page = copy.deepcopy(notebook)
+    page.cells = [part for cell in page.cells for part in (cell, *_behind(cell, name))]
     return page
+
+
+def _behind(cell: NotebookNode, name: str) -> list[NotebookNode]:
+    """Take the records out of a cell; returns a cell that shows them, if there are any."""
+    claims, shown, kept = ledger.read_claims(), [], []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        if CLAIM_MIME in data:
+            shown.append(ledger.box(claims[data[CLAIM_MIME]["id"]], data[CLAIM_MIME]))
+        elif SCALAR_MIME not in data:
+            kept.append(output)
+        if TABLE_MIME in data:
+            table = data.pop(TABLE_MIME)["name"]
+            link = f'<a href="../{DOWNLOADS}/{name}/data/{table}.csv" download>Data of this figure (CSV): {table}</a>'
+            shown.append(f'<p class="figure-data">{link}</p>')
+    if "outputs" in cell:
+        cell.outputs = kept
+    return [nbformat.v4.new_markdown_cell("\n\n".join(shown), id=f"{cell.id}-behind")] if shown else []
 
 
 def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:

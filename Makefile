@@ -1,0 +1,22 @@
+# make book   the environment in .venv, every chapter executed, the book in _build/html
+# make test   the same environment with the test extra, then the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: book test
+book: .venv/.book
+	$(BIN)/ncutil build
+
+test: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.venv/.book: pyproject.toml constraints.txt | .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book]"
+	touch $@
+
+.venv/.test: pyproject.toml constraints.txt | .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
+	touch $@
+
+.venv:
+	$(PYTHON) -m venv .venv

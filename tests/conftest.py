@@ -1,0 +1,266 @@
+"""Clones to test in: the project as it stands, and a small one with two quick chapters."""
+
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+CLAIMS = """
+- id: alpha-two
+  source: P1
+  place: Theorem 1
+  statement: Two is two.
+  chapter: 01-alpha
+  quantity: two
+  holds_if: {within: [2, 2]}
+- id: beta-mean
+  source: P2
+  place: Figure 5
+  statement: The mean is high.
+  chapter: 02-beta
+  quantity: mean
+  holds_if: {above: 2.9}
+- id: later
+  source: P2
+  place: Figure 6
+  statement: Later.
+  chapter: 03-gamma
+  quantity: none
+  holds_if: {above: 1}
+- id: never
+  source: P2
+  place: Outlook
+  statement: Never.
+  reason: It needs a data set that is not public.
+"""
+
+HEAD = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+"""
+
+ALPHA = """# Alpha
+
+The opening.
+
+```{code-cell} ipython3
+:tags: [parameters]
+
+level = 2.0  # a number
+seed = 0
+```
+
+## The number
+
+```{code-cell} ipython3
+from ncutil import chsh, claims
+
+claims.value("bound", chsh.classical_bound("product"))
+claims.record("alpha-two", level, (level, level))
+```
+
+The bound is {glue:text}`bound`, and $a^2$.
+
+```{exercise} Think
+:label: ex-alpha
+
+What is two?
+```
+
+```{solution} ex-alpha
+:class: dropdown
+
+Two.
+```
+"""
+
+BETA = """# Beta
+
+The opening of beta, with the word quixotic.
+
+```{code-cell} ipython3
+:tags: [parameters]
+
+runs = 40
+pause = 0.0
+seed = 1
+```
+
+```{code-cell} ipython3
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ncutil import claims, figures, stats
+
+time.sleep(pause)
+frame = pd.DataFrame({"x": 3 + np.random.default_rng(seed).normal(size=runs) / 50})
+```
+
+```{code-cell} ipython3
+---
+mystnb:
+  figure:
+    caption: A rising line.
+    name: fig-beta
+  image:
+    alt: A line that wobbles about three.
+---
+plt.plot(frame.x)
+figures.share("wobble", frame)
+```
+
+```{code-cell} ipython3
+claims.record("beta-mean", frame.x.mean(), stats.bootstrap(frame.x, seed=seed))
+```
+"""
+
+TOC = """format: jb-book
+root: index
+parts:
+  - caption: Chapters
+    numbered: true
+    chapters:
+      - file: notebooks/01-alpha
+      - file: notebooks/02-beta
+  - caption: Evidence
+    chapters:
+      - file: book/claims
+      - file: book/crosswalk
+"""
+
+
+def cli(clone: Path, *words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a clone, with the clone's own `ncutil`."""
+    return subprocess.run(
+        [sys.executable, "-m", "ncutil", *words],
+        cwd=cwd or clone,
+        env=clone_environment(clone) | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def clone_environment(clone: Path) -> dict[str, str]:
+    """The environment in which Python takes `ncutil` from a clone."""
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("NCUTIL_")}
+    return unset | {"PYTHONPATH": str(clone), "JUPYTER_PLATFORM_DIRS": "1"}
+
+
+def copy_project(target: Path) -> Path:
+    """Copy the files that git tracks, or would track, as they stand in the working tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def git(clone: Path, *words: str) -> str:
+    """Run git in a clone; returns what it prints."""
+    identity = ["-c", "user.name=Reader", "-c", "user.email=reader@example.org"]
+    done = subprocess.run(["git", *identity, *words], cwd=clone, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def make_small_clone(target: Path) -> Path:
+    """A clone with the real package and settings, and two chapters of a second each."""
+    copy_project(target)
+    shutil.rmtree(target / "tests")
+    for path in [*(target / "notebooks").glob("[0-9]*.md"), *(target / "book").glob("*.md")]:
+        if path.stem not in ("claims", "crosswalk"):
+            path.unlink()
+    shutil.rmtree(target / "book" / "results", ignore_errors=True)
+    (target / "notebooks").mkdir(exist_ok=True)
+    (target / "notebooks" / "01-alpha.md").write_text(HEAD + ALPHA)
+    (target / "notebooks" / "02-beta.md").write_text(HEAD + BETA)
+    (target / "notebooks" / "profiles.yml").write_text("smoke:\n  02-beta: {runs: 10}\n")
+    (target / "book" / "claims.yml").write_text(CLAIMS)
+    (target / "_toc.yml").write_text(TOC)
+    (target / "index.md").write_text(
+        "# Front\n\n(page-verdicts)=\n## How\n\n<!-- generated: verdicts --><!-- end -->\n"
+    )
+    (target / ".gitignore").write_text("_build/\n__pycache__/\n")
+    git(target, "init", "-q", ".")
+    git(target, "add", "-A")
+    git(target, "commit", "-q", "-m", "Small clone")
+    return target
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A fresh small clone, nothing run."""
+    return make_small_clone(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = make_small_clone(tmp_path_factory.mktemp("built") / "clone")
+    done = cli(target, "build")
+    assert done.returncode == 0, done.stderr
+    accepted = cli(target, "compare", "--accept")
+    assert accepted.returncode == 0, accepted.stderr
+    return target
+
+
+@pytest.fixture
+def built(_built_once: Path, tmp_path: Path) -> Path:
+    """A small clone of one's own whose chapters have run and whose book is built and published."""
+    return Path(shutil.copytree(_built_once, tmp_path / "clone", symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it stands, executed and built in the smoke profile."""
+    target = copy_project(tmp_path_factory.mktemp("book") / "clone")
+    done = cli(target, "build", "--profile", "smoke")
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture(scope="session")
+def site_url(book: Path) -> Iterator[str]:
+    """The built book, served from this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(book / "_build" / "html"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium on this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
