@@ -1,0 +1,250 @@
+"""The two paths train the same networks, and a member is the same run wherever it stands."""
+
+from itertools import product
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncutil import ensembles
+
+BITS = np.array(list(product([0, 1], repeat=4)))
+XOR_A, XOR_B = BITS[:, 0] ^ BITS[:, 1], BITS[:, 2] ^ BITS[:, 3]
+TASKS = {
+    "easy, easy": np.stack([BITS[:, 0], BITS[:, 2]], 1),
+    "easy, XOR": np.stack([BITS[:, 0], XOR_B], 1),
+    "XOR, XOR": np.stack([XOR_A, XOR_B], 1),
+}
+SHARED_MIDDLE = {
+    "input_mask": [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1]],
+    "head_mask": [[1, 1, 0], [0, 1, 1]],
+}
+
+
+@pytest.mark.parametrize("tasks", TASKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rate": 0.05},
+        {"rate": 0.5, "optimizer": "sgd"},
+        {"rate": 0.02, "weights": np.arange(16) % 4, **SHARED_MIDDLE},
+    ],
+    ids=["adam", "sgd", "masks and weights"],
+)
+def test_the_float64_kernel_is_the_reference(tasks, options):
+    arguments = (BITS, TASKS[tasks], 3, range(40, 60))
+    options = {"steps": 500, "record": [0, 1, 100, 500], **options}
+    fast = ensembles.train(*arguments, dtype="float64", **options)
+    reference = ensembles.train_reference(*arguments, **options)
+    for name in ("logits", "hidden", "head", "losses"):
+        np.testing.assert_allclose(getattr(fast, name), getattr(reference, name), rtol=0, atol=1e-9, err_msg=name)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_float64_kernel_is_the_reference_under_any_options(data):
+    bits, heads, width = (data.draw(st.integers(1, most), name) for most, name in ((5, "bits"), (3, "heads"), (6, "n")))
+    patterns = data.draw(st.integers(1, 9), "patterns")
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), "draw"))
+    inputs = rng.choice([-1.0, 0.0, 0.5, 1.0], (patterns, bits))
+    members = data.draw(st.integers(1, 4), "members")
+    options = {
+        "steps": data.draw(st.integers(0, 40), "steps"),
+        "rate": data.draw(st.sampled_from([0.01, 0.1]), "rate"),
+        "optimizer": data.draw(st.sampled_from(ensembles.OPTIMIZERS), "optimizer"),
+        "input_mask": rng.integers(0, 2, (width, bits)) if data.draw(st.booleans(), "cut inputs") else None,
+        "head_mask": rng.integers(0, 2, (heads, width)) if data.draw(st.booleans(), "cut heads") else None,
+        "weights": rng.integers(0, 3, (members, patterns)) + np.eye(1, patterns)
+        if data.draw(st.booleans(), "weights")
+        else None,
+    }
+    arguments = (inputs, rng.integers(0, 2, (patterns, heads)), width, rng.integers(0, 1000, members))
+    fast = ensembles.train(*arguments, dtype="float64", **options)
+    reference = ensembles.train_reference(*arguments, **options)
+    np.testing.assert_allclose(fast.logits, reference.logits, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(fast.hidden, reference.hidden, rtol=0, atol=1e-9)
+
+
+def test_float32_keeps_the_losses_of_99_percent_for_200_steps():
+    near = []
+    for targets in TASKS.values():
+        options = {"steps": 200, "rate": 0.05}
+        fast = ensembles.train(BITS, targets, 3, range(400), **options)
+        reference = ensembles.train_reference(BITS, targets, 3, range(400), **options)
+        near.append(np.abs(fast.losses - reference.losses).max(axis=(0, 2)) < 1e-5)
+    assert np.mean(near) >= 0.99
+
+
+@pytest.mark.parametrize("dtype", ensembles.DTYPES)
+def test_a_member_is_the_same_alone_and_among_many(dtype):
+    def run(seeds):
+        return ensembles.train(BITS, TASKS["XOR, XOR"], 3, seeds, steps=300, rate=0.05, dtype=dtype)
+
+    many = run(np.arange(1000, 1300))
+    for place in (0, 127, 128, 299):
+        alone = run([1000 + place])
+        np.testing.assert_array_equal(alone.logits[:, 0], many.logits[:, place])
+        np.testing.assert_array_equal(alone.hidden[0], many.hidden[place])
+    backwards = run(np.arange(1000, 1300)[::-1])
+    np.testing.assert_array_equal(backwards.logits[:, ::-1], many.logits)
+
+
+def test_the_number_of_threads_changes_nothing():
+    def run():
+        return ensembles.train(BITS, TASKS["easy, XOR"], 2, range(400), steps=100, rate=0.05).logits
+
+    threads = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        one = run()
+    finally:
+        numba.set_num_threads(threads)
+    np.testing.assert_array_equal(one, run())
+
+
+def test_both_paths_start_from_the_same_documented_weights():
+    result = ensembles.train(BITS, TASKS["XOR, XOR"], 3, [7], steps=0, rate=1.0, dtype="float64")
+    drawn = np.random.default_rng(7).standard_normal(3 * 4 + 2 * 3)
+    np.testing.assert_allclose(result.hidden[0, :, :-1].ravel(), np.sqrt(2 / 4) * drawn[:12])
+    np.testing.assert_allclose(result.head[0, :, :-1].ravel(), np.sqrt(1 / 3) * drawn[12:])
+    assert not result.hidden[..., -1].any()
+    assert not result.head[..., -1].any()
+
+
+def test_a_pattern_of_weight_zero_is_not_trained_on():
+    kept = np.arange(16) < 11
+    options = {"steps": 100, "rate": 0.05, "dtype": "float64"}
+    weighted = ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(5), weights=kept, **options)
+    fewer = ensembles.train(BITS[kept], TASKS["XOR, XOR"][kept], 3, range(5), **options)
+    np.testing.assert_allclose(weighted.logits[:, :, kept], fewer.logits, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(weighted.losses, fewer.losses, rtol=0, atol=1e-9)
+
+
+def test_members_may_have_different_patterns():
+    own = np.eye(2, 16) + np.roll(np.eye(2, 16), 5, axis=1)
+    options = {"steps": 60, "rate": 0.05}
+    both = ensembles.train(BITS, TASKS["XOR, XOR"], 2, [3, 4], weights=own, **options)
+    for member in (0, 1):
+        alone = ensembles.train(BITS, TASKS["XOR, XOR"], 2, [3 + member], weights=own[member], **options)
+        np.testing.assert_array_equal(both.logits[:, member], alone.logits[:, 0])
+
+
+def test_a_head_that_shares_nothing_feels_nothing():
+    apart = {"head_mask": np.kron(np.eye(2), np.ones((1, 3)))}
+    with_easy, with_xor = (
+        ensembles.train(BITS, TASKS[tasks], 6, range(20), steps=200, rate=0.05, **apart)
+        for tasks in ("easy, easy", "easy, XOR")
+    )
+    np.testing.assert_array_equal(with_easy.logits[..., 0], with_xor.logits[..., 0])
+    assert not with_easy.head[:, 0, 3:6].any()
+
+
+def test_a_masked_link_stays_zero():
+    result = ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(4), steps=50, rate=0.1, **SHARED_MIDDLE)
+    assert not result.hidden[:, :, :-1][:, np.array(SHARED_MIDDLE["input_mask"]) == 0].any()
+    assert not result.head[:, :, :-1][:, np.array(SHARED_MIDDLE["head_mask"]) == 0].any()
+    assert result.hidden[:, 1, :-1].all()
+
+
+def test_losses_and_outcomes_follow_from_the_logits():
+    result = ensembles.train(BITS, TASKS["easy, XOR"], 2, [0], steps=3, rate=0.1, record=[1, 3])
+    assert result.logits.shape == (2, 1, 16, 2)
+    assert result.logits.all()
+    probability = 1 / (1 + np.exp(-result.logits.astype(float)))
+    likelihood = np.where(result.targets == 1, probability, 1 - probability)
+    np.testing.assert_allclose(result.losses, -np.log(likelihood).mean(2), atol=1e-6)
+    np.testing.assert_array_equal(result.outcomes == 1, likelihood > 0.5)
+
+
+def test_xor_is_learned_with_enough_units():
+    corners = np.array(list(product([0, 1], repeat=2)))
+    xor = (corners[:, :1] ^ corners[:, 1:]).astype(int)
+    result = ensembles.train(corners, xor, 8, range(50), steps=1000, rate=0.05)
+    assert (result.outcomes[-1] == 1).all(axis=(1, 2)).mean() > 0.9
+    assert result.losses[-1].max() < 1
+
+
+def test_gradients_are_those_of_each_head_alone():
+    options = {"steps": 1, "rate": 1e-6, "optimizer": "sgd", "record": [0]}
+    result = ensembles.train_reference(BITS, TASKS["easy, XOR"], 3, [5], gradients=True, **options)
+    assert result.gradients.shape == (1, 1, 2, 3, 5)
+    start = ensembles.train(BITS, TASKS["easy, XOR"], 3, [5], steps=0, rate=1.0, dtype="float64")
+    moved = (result.hidden - start.hidden) / options["rate"]
+    np.testing.assert_allclose(moved, -result.gradients[0].sum(axis=1), atol=1e-8)
+    # With every link into head 1 cut, only head 0 has a gradient on the hidden units, and it is the same one.
+    for head in (0, 1):
+        cut = np.ones((2, 3)) * (np.arange(2) == head)[:, None]
+        alone = ensembles.train_reference(
+            BITS, TASKS["easy, XOR"], 3, [5], gradients=True, head_mask=cut, **options
+        ).gradients
+        np.testing.assert_allclose(alone[:, :, head], result.gradients[:, :, head], atol=1e-12)
+        assert not alone[:, :, 1 - head].any()
+
+
+@given(st.integers(0, 200))
+def test_surgery_leaves_no_conflict_with_either_head(seed):
+    import torch
+
+    own = torch.tensor(np.random.default_rng(seed).standard_normal((2, 3, 4, 5)))
+    free = ensembles._without_conflict(own)
+    apart = (own[0] * own[1]).sum(-1) < 0
+    np.testing.assert_allclose(free[~apart], own.sum(0)[~apart])
+    for head in own:
+        assert ((free * head).sum(-1)[apart] > -1e-9).all()
+
+
+def test_surgery_changes_training_only_where_something_is_shared():
+    options = {"steps": 50, "rate": 0.05}
+    plain, cut = (
+        ensembles.train_reference(BITS, TASKS["easy, XOR"], 3, range(5), surgery=s, **options) for s in (False, True)
+    )
+    assert np.abs(plain.logits - cut.logits).max() > 1e-3
+    apart = {"head_mask": np.kron(np.eye(2), np.ones((1, 2)))}
+    plain, cut = (
+        ensembles.train_reference(BITS, TASKS["easy, XOR"], 4, range(5), surgery=s, **options, **apart)
+        for s in (False, True)
+    )
+    np.testing.assert_allclose(plain.logits, cut.logits, atol=1e-12)
+
+
+GOOD = {"inputs": BITS, "targets": TASKS["XOR, XOR"], "width": 2, "seeds": [0, 1], "steps": 5, "rate": 0.1}
+
+
+@pytest.mark.parametrize("path", [ensembles.train, ensembles.train_reference])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"inputs": BITS[0]}, r"inputs must be finite, \(patterns, bits\); got shape \(4,\)"),
+        ({"inputs": BITS * np.nan}, "inputs must be finite"),
+        ({"targets": BITS[:5]}, r"targets must be 0 or 1, \(16 patterns, heads\); got shape \(5, 4\)"),
+        ({"targets": 2 * BITS - 1}, "targets must be 0 or 1"),
+        ({"width": 0}, "need width >= 1.*got width=0"),
+        ({"rate": float("nan")}, "rate > 0"),
+        ({"steps": -1}, "steps >= 0"),
+        ({"seeds": []}, "non-empty vector of integers"),
+        ({"seeds": [-1]}, "integers from 0"),
+        ({"seeds": [0.5]}, "integers from 0"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: adam, sgd"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; known: float32, float64"),
+        ({"weights": np.ones(3)}, r"weights must be >= 0, \(16,\) or \(2, 16\); got shape \(3,\)"),
+        ({"weights": -np.ones(16)}, "weights must be >= 0"),
+        ({"weights": np.zeros(16)}, "a pattern to train on"),
+        ({"input_mask": np.ones((2, 3))}, r"input_mask must be 0 or 1, \(2, 4\); got shape \(2, 3\)"),
+        ({"head_mask": np.full((2, 2), 2)}, "head_mask must be 0 or 1"),
+        ({"record": [3, 1]}, r"record must be increasing steps from 0; got \[3, 1\]"),
+        ({"record": [9]}, "record asks for step 9, but there are 5 steps"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        path(**{**GOOD, **wrong})
+
+
+def test_importing_does_not_bring_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, ncutil.ensembles; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
