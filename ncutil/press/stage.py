@@ -251,5 +251,5 @@ def _write_config(project: Project, site: Path) -> None:
     shutil.copyfile(project.root / "_toc.yml", site / "_toc.yml")
     config = read_yaml(project.root / "_config.yml")
     config["execute"] = {"execute_notebooks": "off"}
-    config["sphinx"]["config"]["html_extra_path"] = ["extra"]
+    config["sphinx"]["config"] |= {"html_extra_path": ["extra"], "suppress_warnings": []}
     (site / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,145 @@
+"""Comparing runs: claim by claim, number by number, with what can explain a difference."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from conftest import cli
+
+from ncutil.press.compare import compare, explanation, read_results
+from ncutil.press.project import PressError
+
+RESULT = {
+    "format": 1,
+    "chapter": "02-beta",
+    "profile": "book",
+    "parameters": {"runs": 40, "seed": 1},
+    "seed": 1,
+    "commit": "abc",
+    "modified": False,
+    "versions": {"python": "3.11", "numpy": "2.4"},
+    "processor": "p",
+    "system": "Linux x86_64",
+    "started": "2026-01-01T00:00:00+00:00",
+    "seconds": 1.0,
+    "claims": {"mean": {"estimate": 3.0, "interval": [2.9, 3.1], "verdict": "reproduced"}},
+    "scalars": {"bound": {"value": 2.0, "interval": None}},
+}
+
+
+def changed(**fields: object) -> dict:
+    result = copy.deepcopy(RESULT)
+    for path, value in fields.items():
+        *parents, last = path.split("__")
+        node = result
+        for name in parents:
+            node = node[name]
+        node[last] = value
+    return result
+
+
+def remarks(ours: dict) -> dict[str, tuple[bool, str]]:
+    return {item.name: (item.agrees, item.remark) for item in compare(ours, RESULT)}
+
+
+def test_the_same_run_is_identical() -> None:
+    assert remarks(RESULT) == {"mean": (True, "identical"), "bound": (True, "identical")}
+
+
+def test_rounding_is_not_a_difference() -> None:
+    agrees, remark = remarks(changed(scalars__bound__value=2.0 + 1e-8))["bound"]
+    assert agrees
+    assert remark.startswith("same to rounding")
+
+
+def test_overlapping_intervals_agree_and_separate_ones_do_not() -> None:
+    near = changed(claims__mean__estimate=3.05, claims__mean__interval=[2.95, 3.15], versions__numpy="2.5")
+    agrees, remark = remarks(near)["mean"]
+    assert agrees
+    assert "intervals overlap; versions (numpy) differ" in remark
+    far = changed(claims__mean__estimate=3.5, claims__mean__interval=[3.4, 3.6])
+    agrees, remark = remarks(far)["mean"]
+    assert not agrees
+    assert "intervals apart; same code, parameters, versions and processor: nothing explains it" in remark
+
+
+def test_a_changed_verdict_never_agrees() -> None:
+    agrees, remark = remarks(changed(claims__mean__verdict="undecided"))["mean"]
+    assert not agrees
+    assert remark.startswith("verdict changed")
+
+
+def test_what_only_one_side_has_is_said() -> None:
+    assert remarks(changed(scalars={}))["bound"] == (False, "only in the second")
+    assert remarks(changed(scalars__other={"value": 1.0, "interval": None}))["other"] == (False, "only in the first")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"parameters__runs": 80}, "parameters differ (runs)"),
+        ({"profile": "smoke"}, "parameters differ"),
+        ({"processor": "q"}, "processor differ"),
+        ({"commit": "def"}, "the code may differ"),
+        ({"modified": True}, "the code may differ"),
+    ],
+)
+def test_explanations(fields: dict, words: str) -> None:
+    assert words in explanation(changed(**fields), RESULT)
+
+
+def test_command_line_compares_with_the_published_run(built: Path) -> None:
+    done = cli(built, "compare")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "02-beta: 1 of 1 agree" in done.stdout
+    path = built / "book/results/02-beta.json"
+    published = json.loads(path.read_text())
+    published["claims"]["beta-mean"] |= {"verdict": "undecided", "estimate": 2.9, "interval": [2.8, 2.95]}
+    path.write_text(json.dumps(published))
+    done = cli(built, "compare")
+    assert done.returncode == 1
+    assert "! beta-mean" in done.stdout
+    assert "verdict changed" in done.stdout
+    assert cli(built, "compare", "--accept").returncode == 0
+    assert cli(built, "compare").returncode == 0
+
+
+def test_other_profiles_compare_but_are_not_published(built: Path) -> None:
+    assert cli(built, "run", "--profile", "smoke").returncode == 0
+    done = cli(built, "compare", "_build/runs/smoke")
+    assert "parameters differ (runs)" in done.stdout
+    done = cli(built, "compare", "_build/runs/smoke", "--accept")
+    assert done.returncode == 1
+    assert "only runs of the book profile are published" in done.stderr
+
+
+def test_claims_prints_the_ledger(built: Path) -> None:
+    done = cli(built, "claims")
+    assert done.returncode == 0
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if "-" in line}
+    assert lines["alpha-two"].startswith("reproduced")
+    assert "2 reproduced, 0 contradicted, 0 undecided, 1 not attempted, 1 out of reach" in done.stdout
+    done = cli(built, "claims", "--profile", "smoke")
+    assert "0 reproduced" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such folder of runs or results"),
+        ({}, "no runs and no results in"),
+        ({"01-x.json": "{"}, "is not a result file"),
+        ({"01-x.json": '{"format": 99}'}, "has format 99, this version reads 1"),
+        ({"01-x/run.json": '{"format": 99}'}, "is not a finished run of this version"),
+    ],
+)
+def test_unusable_folders_are_named(tmp_path: Path, content: dict[str, str] | None, message: str) -> None:
+    folder = tmp_path / "runs"
+    for name, text in (content or {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    if content == {}:
+        folder.mkdir()
+    with pytest.raises(PressError, match=message):
+        read_results(folder)

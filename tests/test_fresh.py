@@ -1,0 +1,86 @@
+"""A fresh machine: the README's commands in a fresh clone, and what environment.yml asks of pip."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, clone_environment, copy_project, git
+
+pytestmark = pytest.mark.slow
+
+LEFT_TO_CI = {
+    "make test": "this is what runs these tests",
+    ".venv/bin/python -m pytest -n 2 --dist loadgroup": "what 'make test' runs",
+    ".venv/bin/ncutil build --check": "the weekly workflow, in the book profile",
+    ".venv/bin/ncutil compare": "the weekly workflow, in the book profile",
+    ".venv/bin/python -m pytest tests/benchmarks --benchmark-only": "the weekly workflow",
+    "export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu": "every workflow",
+}
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_commands_left_to_ci_are_run_there() -> None:
+    workflows = "\n".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    gate, makefile = (ROOT / ".ci" / "run").read_text(), (ROOT / "Makefile").read_text()
+    assert "make test" in gate
+    assert ".ci/run" in workflows
+    assert "pytest -n 2 --dist loadgroup" in makefile
+    for command in (".venv/bin/ncutil build --check", ".venv/bin/ncutil compare", "pytest tests/benchmarks"):
+        assert command in workflows
+    assert "PIP_EXTRA_INDEX_URL: https://download.pytorch.org/whl/cpu" in workflows
+    assert set(LEFT_TO_CI) <= set(commands(ROOT / "README.md"))
+
+
+@pytest.mark.xdist_group("fresh")
+def test_readme_commands_work_in_a_fresh_clone(tmp_path: Path) -> None:
+    clone = copy_project(tmp_path / "clone")
+    git(clone, "init", "-q", ".")
+    git(clone, "add", "-A")
+    git(clone, "commit", "-q", "-m", "As it stands")
+    fresh = {name: value for name, value in clone_environment(clone).items() if name != "PYTHONPATH"}
+    # The same commands at the smoke profile's size; the book profile has its own job.
+    fresh |= {"NCUTIL_BUILD_PROFILE": "smoke", "PYTHON": sys.executable}
+    ran = []
+    for command in commands(ROOT / "README.md"):
+        if command in LEFT_TO_CI:
+            continue
+        done = subprocess.run(
+            ["bash", "-euc", command], cwd=clone, env=fresh, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran.append(command)
+    assert "make book" in ran
+    assert (clone / "_build" / "html" / "index.html").is_file()
+    page = (clone / "_build" / "html" / "notebooks" / "02-ncnet.html").read_text()
+    assert "smoke" in page
+    shutil.rmtree(clone)
+
+
+@pytest.mark.xdist_group("fresh")
+def test_environment_yml_installs_and_imports(tmp_path: Path) -> None:
+    clone = copy_project(tmp_path / "clone")
+    section = yaml.safe_load((clone / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    # As conda does it: the section becomes a requirements file beside environment.yml.
+    (clone / "condaenv.requirements.txt").write_text("\n".join(section) + "\n")
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    environment = {name: value for name, value in clone_environment(clone).items() if name != "PYTHONPATH"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run([str(python), *words], cwd=clone, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("-m", "pip", "install", "-q", "-r", "condaenv.requirements.txt")
+    program = "import ncutil, ncutil.chsh, ncutil.ensembles, ncutil.claims; print(ncutil.__file__)"
+    assert str(clone) in run("-c", program)
+    assert "No broken requirements" in run("-m", "pip", "check")
+    shutil.rmtree(tmp_path / "venv")

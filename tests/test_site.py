@@ -1,0 +1,167 @@
+"""The built book in a browser: nothing fails, nothing leaves the page, and everyone can read it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from conftest import ROOT, find_chromium
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from ncutil.press.project import Project
+
+CHROMIUM = find_chromium()
+pytestmark = [
+    pytest.mark.xdist_group("book"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+PAGES = Project(ROOT).pages
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page with a record of what it printed and what it asked for."""
+
+    def __init__(self, browser: Browser, base: str, width: int = 1200, scheme: str = "light") -> None:
+        self.base = base
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page: Page = self.context.new_page()
+        self.console: list[str] = []
+        self.requests: list[str] = []
+        self.failed: list[str] = []
+        self.page.on("console", lambda message: self.console.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.console.append(f"error: {error}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on("response", lambda answer: answer.status >= 400 and self.failed.append(answer.url))
+
+    def open(self, name: str) -> Page:
+        self.page.goto(f"{self.base}{name}.html", wait_until="load")
+        if self.page.evaluate("!!window.MathJax"):
+            self.page.evaluate("MathJax.startup.promise.then(() => true)")
+        return self.page
+
+    def outside(self) -> list[str]:
+        return [url for url in self.requests if not url.startswith((self.base, "data:", "blob:"))]
+
+
+@pytest.fixture(params=["http", "file"])
+def visit(request: pytest.FixtureRequest, browser: Browser, site_url: str, book: Path) -> Iterator[Visit]:
+    base = site_url if request.param == "http" else f"file://{book / '_build' / 'html'}/"
+    seen = Visit(browser, base)
+    yield seen
+    seen.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_quiet_and_keeps_to_itself(visit: Visit, name: str) -> None:
+    page = visit.open(name)
+    page.wait_for_timeout(300)
+    assert visit.console == []
+    assert visit.failed == []
+    assert visit.outside() == []
+    formulas = page.locator("span.math, div.math")
+    rendered = page.locator("span.math mjx-container, div.math mjx-container")
+    assert rendered.count() >= formulas.count()
+    assert page.locator("mjx-merror").count() == 0
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_accessible(browser: Browser, site_url: str, name: str, scheme: str) -> None:
+    seen = Visit(browser, site_url, scheme=scheme)
+    page = seen.open(name)
+    for closed in page.locator("details:not([open])").all():
+        closed.evaluate("element => element.open = true")
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run({preload: false, resultTypes: ['violations']})")
+    seen.context.close()
+    grave = [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+    assert grave == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_narrow_page_does_not_scroll_sideways(browser: Browser, site_url: str, name: str) -> None:
+    seen = Visit(browser, site_url, width=390)
+    page = seen.open(name)
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    seen.context.close()
+    assert wide <= 0
+
+
+def test_sidebar_works_on_a_narrow_screen(browser: Browser, site_url: str) -> None:
+    seen = Visit(browser, site_url, width=390)
+    page = seen.open("index")
+    link = page.locator(".bd-sidebar-primary a.reference.internal", has_text="Claims and verdicts").first
+    assert not link.is_visible() or not link.evaluate("e => e.getBoundingClientRect().x >= 0")
+    page.locator("button.primary-toggle").first.click()
+    link.click()
+    page.wait_for_url("**/book/claims.html")
+    assert page.locator("h1").inner_text().startswith("Claims and verdicts")
+    seen.context.close()
+
+
+def test_search_finds_a_word(visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{visit.base}search.html?q=contextuality")
+    page.locator("#search-results li").first.wait_for(timeout=20_000)
+    titles = page.locator("#search-results li").all_inner_texts()
+    assert any("CHSH" in title or "NCnet" in title for title in titles)
+    assert visit.outside() == []
+
+
+def test_dark_mode_can_be_chosen(browser: Browser, site_url: str) -> None:
+    seen = Visit(browser, site_url)
+    page = seen.open("index")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    for _ in range(3):
+        page.locator("button.theme-switch-button").first.click()
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+    assert page.evaluate(background) != light
+    assert seen.console == []
+    seen.context.close()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_solutions_open_and_downloads_arrive(browser: Browser, site_url: str, name: str) -> None:
+    seen = Visit(browser, site_url)
+    page = seen.open(name)
+    solution = page.locator(".solution.dropdown, .solution details").first
+    assert solution.count() == 1
+    before = solution.bounding_box()
+    solution.locator("button, summary").first.click()
+    page.wait_for_timeout(300)
+    after = solution.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["height"] > before["height"]
+    for label in ("executed notebook", "notebook without outputs", "text", "ncutil (wheel)"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=label, exact=True).click()
+        assert Path(download.value.path()).stat().st_size > 1000
+    seen.context.close()
