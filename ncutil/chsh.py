@@ -141,12 +141,13 @@ def from_outcomes(a: ArrayLike, b: ArrayLike) -> Floats:
 
 
 def from_moments(C: ArrayLike, mean_a: ArrayLike = 0.0, mean_b: ArrayLike = 0.0) -> Floats:
-    """The behaviour with correlators E[AB] and the given means per context, (..., 2, 2) each or one number.
+    """The behaviour with correlators E[AB], (..., 2, 2), and the given means per context.
 
-    Means that differ between the two contexts of a setting make it signal. ValueError if a probability is negative.
+    Means are anything that broadcasts to the same shape: one number, or (..., 2, 1) for Alice's and (..., 1, 2) for
+    Bob's where they depend on the own setting only; else the behaviour signals. ValueError if a probability is
+    negative.
     """
-    moments = (_table("moments", m)[..., None, None] for m in np.broadcast_arrays(C, mean_a, mean_b))
-    product, a, b = moments
+    product, a, b = (_table("moments", m)[..., None, None] for m in np.broadcast_arrays(C, mean_a, mean_b))
     x, y = _SIGN[:, None], _SIGN
     return _behaviour((1 + x * a + y * b + x * y * product) / 4)
 
@@ -224,7 +225,7 @@ def contextual_fraction(p: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Contextuality:
-    """Contextuality-by-Default of a behaviour (Dzhafarov, Kujala and Larsson 2015); one value per behaviour.
+    """Contextuality-by-Default of a behaviour (Dzhafarov and Kujala 2016); one value per behaviour.
 
     `s`: S. `s_odd`: the largest of the 8 forms. `delta`: how much the means of the four measured things differ between
     their two contexts, summed. `measure`: s_odd - min(4, 2 + delta), contextual iff above 0; rounded to 12 digits, so

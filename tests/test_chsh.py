@@ -90,8 +90,7 @@ def nosignalling_vertices():
 
 
 def behaviours(points):
-    a, b, c = points[:, :2], points[:, 2:4], points[:, 4:].reshape(-1, 2, 2)
-    return from_moments(c, a[:, :, None] * np.ones((1, 1, 2)), b[:, None, :] * np.ones((1, 2, 1)))
+    return from_moments(points[:, 4:].reshape(-1, 2, 2), points[:, :2, None], points[:, None, 2:4])
 
 
 NS_VERTICES = behaviours(nosignalling_vertices())
