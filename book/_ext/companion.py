@@ -17,8 +17,8 @@ def ship_mathjax(app, exception):
         copyfile(package / "static" / "mathjax" / MATHJAX, target / MATHJAX)
 
 
-def strip_thebe(app, pagename, templatename, context, doctree):
-    """Jupyter Book loads thebe always, and twice, which is an error on every page's console."""
+def mend_page(app, pagename, templatename, context, doctree):
+    """Take out thebe, which Jupyter Book loads always and twice (an error on the console), and mend a role."""
 
     def is_thebe(file):
         return "thebe" in str(getattr(file, "filename", file)) + str(getattr(file, "attributes", {}).get("body", ""))
@@ -27,7 +27,9 @@ def strip_thebe(app, pagename, templatename, context, doctree):
         context[kind] = [file for file in context[kind] if not is_thebe(file)]
     if "body" in context:
         pattern = r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>'
-        context["body"] = re.sub(pattern, "", context["body"], flags=re.DOTALL)
+        body = re.sub(pattern, "", context["body"], flags=re.DOTALL)
+        # A list may only hold list items; the entries of a bibliography have a role of their own.
+        context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
 
 
 QUIET = """// The theme announces itself on the console; a reader's console is the reader's.
@@ -40,6 +42,6 @@ QUIET = """// The theme announces itself on the console; a reader's console is t
 def setup(app):
     app.add_js_file(None, body=QUIET, priority=1)
     app.config.mathjax_path = f"mathjax/{MATHJAX}"
-    app.connect("html-page-context", strip_thebe, priority=900)
+    app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", ship_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

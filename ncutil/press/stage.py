@@ -251,5 +251,7 @@ def _write_config(project: Project, site: Path) -> None:
     shutil.copyfile(project.root / "_toc.yml", site / "_toc.yml")
     config = read_yaml(project.root / "_config.yml")
     config["execute"] = {"execute_notebooks": "off"}
-    config["sphinx"]["config"] |= {"html_extra_path": ["extra"], "suppress_warnings": []}
+    settings = config["sphinx"]["config"]
+    settings["html_extra_path"] = ["extra"]
+    settings["suppress_warnings"].remove("mystnb.unknown_mime_type")
     (site / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
