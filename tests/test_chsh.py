@@ -191,6 +191,8 @@ def test_pearson_without_spread_is_nan_and_passes_on():
     b = np.resize([1.0, -1.0], (2, 2, 4))
     assert np.isnan(correlations(a * 0.1, b, "pearson")).all()
     assert np.isnan(chsh(correlations(a, b, "pearson")))
+    with np.errstate(divide="raise", invalid="raise"):
+        assert np.isnan(correlations(b * 1e-200, b, "pearson")).all()
     assert np.isnan(chsh_forms([[np.nan, 1], [1, 1]])).all()
     assert np.isnan(correlators(from_moments(np.ones((2, 2)), 1, 1), "pearson")).all()
 
@@ -325,6 +327,10 @@ def test_horodecki_pins():
     visibility = np.array([0.5, 1 / ROOT2, 0.9])[:, None, None]
     werner = visibility * singlet_state + (1 - visibility) * np.eye(4) / 4
     assert horodecki(werner) == pytest.approx([ROOT2, 2, 1.8 * ROOT2])
+    # A mixture of three Bell states, T = diag(0.6, -0.4, 0.8): the two largest count.
+    phi, psi = np.array([[1, 0, 0, 1], [1, 0, 0, -1]]), np.array([0, 1, 1, 0])
+    bell_states = [np.outer(v, v) / 2 for v in (*phi, psi)]
+    assert horodecki(np.tensordot([0.7, 0.2, 0.1], bell_states, 1)) == pytest.approx(2)
     # a|00> + b|11>, Gisin's theorem: 2 sqrt(1 + 4 a^2 b^2)
     psi = np.array([0.8, 0, 0, 0.6])
     assert horodecki(np.outer(psi, psi)) == pytest.approx(2 * np.sqrt(1 + 4 * 0.64 * 0.36))
@@ -397,8 +403,18 @@ def test_s_odd_is_the_largest_odd_sum(p):
 
 
 def test_round_off_is_not_contextual():
-    thirds = [[[1.0, 1.0, -1.0]] * 2] * 2
-    assert contextuality(from_outcomes(thirds, thirds)).measure == 0
+    good = chsh_forms(correlators(from_strategies(np.eye(16))))[:, 0] == 2
+    weights = np.zeros((500, 16))
+    weights[:, good] = np.random.default_rng(0).dirichlet(np.ones(8), size=500)
+    result = contextuality(from_strategies(weights))
+    assert (result.s_odd > 2).any()  # by a last digit
+    assert (result.measure <= 0).all()
+
+
+def test_more_signalling_than_needed():
+    flips_a, flips_b = np.array([[1, -1], [1, 1]]), np.array([[1, 1], [-1, 1]])
+    result = contextuality(from_moments(flips_a * flips_b, flips_a, flips_b))
+    assert (result.s_odd, result.delta, result.measure) == (2, 4, -2)
 
 
 def test_independent_heads():
