@@ -36,7 +36,7 @@ class Ensemble:
     seeds : (members,)
     steps : (records,), updates done when each record was taken
     logits : (records, members, patterns, heads)
-    targets : (patterns, heads), 0 or 1
+    targets : (patterns, heads) or (members, patterns, heads), 0 or 1, as given
     weights : (members, patterns), each pattern's share in a member's training loss; rows sum to 1
     hidden : (members, width, bits + 1), final weights into each hidden unit, its bias last
     head : (members, heads, width + 1), final weights into each head, its bias last
@@ -103,7 +103,7 @@ def train(
     ----------
     inputs : (patterns, bits)
         Every pattern is seen at every step.
-    targets : (patterns, heads), 0 or 1
+    targets : (patterns, heads), 0 or 1; (members, patterns, heads) where every member has its own
     width : hidden units
     seeds : (members,), integers from 0
         Member k draws its first weights from `default_rng(seeds[k])`: normal, variance 2 / bits into the hidden units
@@ -137,7 +137,8 @@ def train(
     ((1, 3, 4, 1), 1.0)
     """
     setup = _setup(inputs, targets, width, seeds, steps, rate, optimizer, weights, input_mask, head_mask, record, dtype)
-    members, (patterns, heads) = len(setup.seeds), setup.targets.shape
+    members, (patterns, heads) = len(setup.seeds), setup.targets.shape[-2:]
+    goals = np.broadcast_to(setup.targets, (members, patterns, heads))
     logits = np.empty((len(setup.record), members, patterns, heads), dtype)
     hidden, head = np.empty((members, *setup.see.shape)), np.empty((members, *setup.read.shape))
     keep = np.concatenate([setup.see.ravel(), setup.read.ravel()]) != 0
@@ -150,8 +151,9 @@ def train(
         params = np.ascontiguousarray(start.T, dtype)
         shares = np.ascontiguousarray(setup.weights[lanes].T, dtype)
         kept = np.empty((len(setup.record), patterns, heads, BLOCK), dtype)
-        bits, goals = setup.inputs.astype(dtype), setup.targets.astype(dtype)
-        _train_block(params, bits, goals, shares, keep, setup.record, kept, width, steps, rate, optimizer == "adam")
+        goal = np.ascontiguousarray(np.moveaxis(goals[lanes], 0, -1), dtype)
+        bits = setup.inputs.astype(dtype)
+        _train_block(params, bits, goal, shares, keep, setup.record, kept, width, steps, rate, optimizer == "adam")
         here = part.stop - first
         logits[:, part] = np.moveaxis(kept, -1, 1)[:, :here]
         hidden[part] = params[: setup.see.size, :here].T.reshape(here, *setup.see.shape)
@@ -211,14 +213,17 @@ def train_reference(
         if recorded:
             kept.append(logits.detach().numpy())
         if surgery or (gradients and recorded):
-            own = torch.stack([torch.autograd.grad(loss, hidden, retain_graph=True)[0] * see for loss in losses])
+            apart = [torch.autograd.grad(loss, (hidden, head), retain_graph=True) for loss in losses]
+            own = torch.stack([shared for shared, _ in apart]) * see
             if gradients and recorded:
                 kept_gradients.append(own.numpy())
         if step < steps:
-            shared, separate = torch.autograd.grad(losses.sum(), [hidden, head])
+            if surgery:
+                shared, separate = _without_conflict(own), torch.stack([separate for _, separate in apart]).sum(0)
+            else:
+                shared, separate = torch.autograd.grad(losses.sum(), (hidden, head))
             # A cut link starts at 0 and, without a gradient, stays there.
-            hidden.grad = _without_conflict(own) if surgery else shared * see
-            head.grad = separate * read
+            hidden.grad, head.grad = shared * see, separate * read
             optimize.step()
 
     own_gradients = np.moveaxis(np.stack(kept_gradients), 1, 2) if gradients else None
@@ -330,7 +335,7 @@ def _train_block(
                     kept[records, p, h] = error[h]
                 _sigmoid(error[h], exponent, power)
                 for k in range(BLOCK):
-                    error[h, k] = (error[h, k] - targets[p, h]) * shares[p, k]
+                    error[h, k] = (error[h, k] - targets[p, h, k]) * shares[p, k]
                     to_head[h, width, k] += error[h, k]
                 for u in range(width):
                     for k in range(BLOCK):
@@ -394,10 +399,14 @@ def _setup(
     x, t, seed = np.asarray(inputs, float), np.asarray(targets, float), np.asarray(seeds)
     if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"inputs must be finite, (patterns, bits); got shape {x.shape}")
-    if t.ndim != 2 or len(t) != len(x) or t.size == 0 or not np.isin(t, (0, 1)).all():
-        raise ValueError(f"targets must be 0 or 1, ({len(x)} patterns, heads); got shape {t.shape}, {np.unique(t)[:5]}")
     if seed.ndim != 1 or seed.size == 0 or seed.dtype.kind not in "iu" or (seed < 0).any():
         raise ValueError(f"seeds must be a non-empty vector of integers from 0; got shape {seed.shape}, {seed.dtype}")
+    own = (len(seed),) if t.ndim == 3 else ()
+    if t.ndim not in (2, 3) or t.shape[:-1] != (*own, len(x)) or t.size == 0 or not np.isin(t, (0, 1)).all():
+        raise ValueError(
+            f"targets must be 0 or 1, ({len(x)} patterns, heads) or ({len(seed)} members, {len(x)} patterns, heads); "
+            f"got shape {t.shape}, values {np.unique(t)[:5]}"
+        )
     if width < 1 or steps < 0 or not (np.isfinite(rate) and rate > 0):
         raise ValueError(f"need width >= 1, steps >= 0, rate > 0; got width={width}, steps={steps}, rate={rate}")
     for name, given, known in (("optimizer", optimizer, OPTIMIZERS), ("dtype", dtype, DTYPES)):
@@ -419,7 +428,7 @@ def _setup(
         seed.astype(np.int64),
         np.broadcast_to(w / w.sum(-1, keepdims=True), (len(seed), len(x))),
         _links("input_mask", input_mask, (width, x.shape[1])),
-        _links("head_mask", head_mask, (t.shape[1], width)),
+        _links("head_mask", head_mask, (t.shape[-1], width)),
         steps_kept.astype(np.int64),
     )
 

@@ -214,12 +214,16 @@ def train(
         shown = np.repeat(drawn, alike, axis=0)[:runs]
     options: dict[str, Any] = {"steps": steps, "rate": rate, "record": record, **wiring(width, sharing, bits, inputs)}
     if seen is not None:
-        options["weights"] = shown
-    seeds = 2**32 * seed + np.arange(runs)
-    trained = [trainer(x, targets[i, j], seeds=seeds, **options) for i, j in CONTEXTS]
-    logits, losses = (np.stack(arrays) for arrays in zip(*((t.logits, t.losses) for t in trained), strict=True))
-    logits, losses = (array.reshape(2, 2, *array.shape[1:]) for array in (logits, losses))
-    return Trained(targets, logits, losses, shown, trained[0].steps)
+        options["weights"] = np.tile(shown, (4, 1))
+    # The four contexts of all runs are one ensemble, context by context.
+    every = np.repeat(targets.reshape(4, *targets.shape[2:]), runs, axis=0)
+    trained = trainer(x, every, seeds=np.tile(2**32 * seed + np.arange(runs), 4), **options)
+    # (records, 4 runs, ...) to (2, 2, records, runs, ...)
+    logits, losses = (
+        np.moveaxis(array.reshape(len(array), 2, 2, runs, *array.shape[2:]), 0, 2)
+        for array in (trained.logits, trained.losses)
+    )
+    return Trained(targets, logits, losses, shown, trained.steps)
 
 
 def experiment(

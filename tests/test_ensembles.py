@@ -131,6 +131,16 @@ def test_members_may_have_different_patterns():
         np.testing.assert_array_equal(both.logits[:, member], alone.logits[:, 0])
 
 
+@pytest.mark.parametrize("path", [ensembles.train, ensembles.train_reference])
+def test_members_may_have_different_targets(path):
+    both = path(BITS, np.stack(list(TASKS.values())), 2, [3, 4, 3], steps=60, rate=0.05)
+    for member, targets in enumerate(TASKS.values()):
+        alone = path(BITS, targets, 2, [both.seeds[member]], steps=60, rate=0.05)
+        np.testing.assert_allclose(both.logits[:, member], alone.logits[:, 0], atol=1e-12)
+        np.testing.assert_allclose(both.losses[:, member], alone.losses[:, 0], atol=1e-12)
+        np.testing.assert_array_equal(both.outcomes[:, member], alone.outcomes[:, 0])
+
+
 def test_a_head_that_shares_nothing_feels_nothing():
     apart = {"head_mask": np.kron(np.eye(2), np.ones((1, 3)))}
     with_easy, with_xor = (
@@ -218,8 +228,9 @@ GOOD = {"inputs": BITS, "targets": TASKS["XOR, XOR"], "width": 2, "seeds": [0, 1
     [
         ({"inputs": BITS[0]}, r"inputs must be finite, \(patterns, bits\); got shape \(4,\)"),
         ({"inputs": BITS * np.nan}, "inputs must be finite"),
-        ({"targets": BITS[:5]}, r"targets must be 0 or 1, \(16 patterns, heads\); got shape \(5, 4\)"),
+        ({"targets": BITS[:5]}, r"targets must be 0 or 1, \(16 patterns, heads\) or .* got shape \(5, 4\)"),
         ({"targets": 2 * BITS - 1}, "targets must be 0 or 1"),
+        ({"targets": np.zeros((3, 16, 2))}, r"\(2 members, 16 patterns, heads\); got shape \(3, 16, 2\)"),
         ({"width": 0}, "need width >= 1.*got width=0"),
         ({"rate": float("nan")}, "rate > 0"),
         ({"steps": -1}, "steps >= 0"),
