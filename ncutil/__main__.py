@@ -71,17 +71,13 @@ def run(names: tuple[str, ...], profile: str, pairs: tuple[str, ...], jobs: int,
     with running.only_one(project):
         plans = _plan(project, chapters, profile, pairs, force)
         _execute(project, plans, jobs)
-    for item in plans:
-        if item.reason:
-            record = running.read_record(item.folder)
-            took = f"{record['seconds']:.1f} s" if record else "?"
-            click.echo(f"{item.chapter.name}: done in {took} -> {item.folder.relative_to(project.root)}")
 
 
 @main.command(epilog="Example: ncutil build --check")
 @_run_options
 @click.option("--check", is_flag=True, help="Fail where a verdict departs from the published one.")
-def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: bool) -> None:
+@click.option("--pdf", is_flag=True, help="Print the book to _build/book.pdf too (needs Chromium).")
+def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: bool, pdf: bool) -> None:
     """Execute what is stale and render the whole book into _build/html."""
     project = Project.find()
     chapters = [chapter for chapter in project.chapters.values() if f"notebooks/{chapter.name}" in project.pages]
@@ -99,6 +95,8 @@ def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: b
         with tempfile.TemporaryDirectory(dir=project.build, prefix="staging-") as folder:
             stage.stage(project, plans, Path(folder), drift)
             fresh = render.render(project, Path(folder))
+        if pdf:
+            click.echo(f"printed: {render.print_pdf(project).relative_to(project.root)}")
     front = project.build / "html" / "index.html"
     click.echo(f"{'built' if fresh else 'nothing to do'}: {front.relative_to(project.root)}")
 

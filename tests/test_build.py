@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 from bs4 import BeautifulSoup
-from conftest import cli, clone_environment
+from conftest import cli, clone_environment, find_chromium
 from test_run import edit, record
 
 from ncutil.press.stage import run_box
@@ -233,6 +234,43 @@ def test_what_cannot_be_generated_is_named(built: Path, old: str, new: str, mess
 def test_broken_contents_and_settings_get_one_line(built: Path) -> None:
     (built / "_toc.yml").write_text("root: [")
     assert "_toc.yml, line 1: not valid YAML" in failing(built)
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
+def test_pdf_is_printed(built: Path) -> None:
+    done = cli(built, "build", "--pdf")
+    assert done.returncode == 0, done.stderr
+    pdf = (built / "_build/book.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3
+
+
+def test_pdf_without_a_browser_says_what_is_missing(built: Path) -> None:
+    done = cli(built, "build", "--pdf", PATH="")
+    assert done.returncode == 1
+    assert "a PDF needs a Chromium or Chrome on the PATH" in done.stderr
+
+
+def test_killed_build_leaves_the_last_site_whole(built: Path) -> None:
+    before = html(built, "notebooks/02-beta")
+    edit(built / "notebooks/02-beta.md", "quixotic", "half-done")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ncutil", "build"],
+        cwd=built,
+        env=clone_environment(built),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (built / "_build/rejected").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert html(built, "notebooks/02-beta") == before
+    done = cli(built, "build")
+    assert done.returncode == 0, done.stderr
+    assert "half-done" in html(built, "notebooks/02-beta")
+    assert not list((built / "_build").glob("staging-*"))
 
 
 def test_plain_jupyter_book_builds_too(built: Path, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """Running chapters: records, the skip rule, failures, kills, bad input."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from conftest import cli, clone_environment, git
 
 from ncutil.press import run as running
 from ncutil.press import skip
-from ncutil.press.project import PressError, Project, fit, rewrite
+from ncutil.press.project import PressError, Project, fit, parse_overrides, rewrite
 
 pytestmark = pytest.mark.xdist_group("run")
 
@@ -243,6 +247,38 @@ def test_a_foreign_ncutil_is_refused(clone: Path) -> None:
     other = subprocess.run(command, cwd=clone / "notebooks", env=environment, capture_output=True, text=True)
     assert other.returncode == 1
     assert "pip install -e ." in other.stderr
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(clone: Path) -> None:
+    log = cli(clone, "run", "1")
+    assert "01-alpha: running the book profile (no finished run)" in log.stderr
+    assert "\r" not in log.stderr
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ncutil", "run", "1", "--force"],
+        cwd=clone,
+        env=clone_environment(clone) | {"TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=writer,
+    )
+    os.close(writer)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal is gone when the last writer is
+        while part := os.read(reader, 4096):
+            shown += part
+    assert process.wait() == 0
+    assert re.search(rb"01-alpha: .*cell \d+ of 5, 00:0\d", shown)
+
+
+def test_paths_are_taken_from_the_folder_of_the_shell(clone: Path, tmp_path: Path) -> None:
+    edit(clone / "notebooks/01-alpha.md", "seed = 0", 'data = ""  # a file\nseed = 0')
+    (tmp_path / "numbers.csv").write_text("1\n")
+    chapters = Project(clone).select(["1"])
+    given = parse_overrides(["data=numbers.csv"], chapters, tmp_path)
+    assert given == {"data": str(tmp_path / "numbers.csv")}
+    parts = skip.key(Project(clone), chapters[0], {**chapters[0].parameters, **given})
+    assert parts["data"] == {"numbers.csv": skip.checksum(tmp_path / "numbers.csv")}
 
 
 def test_rewrite_changes_values_and_keeps_the_rest() -> None:

@@ -32,6 +32,13 @@ def mend_page(app, pagename, templatename, context, doctree):
         context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
 
 
+def mend_singlehtml(app):
+    """sphinx-exercise's handlers for single-page HTML hide everyone else's handlers for HTML."""
+    handlers = app.registry.translation_handlers
+    if "singlehtml" in handlers:
+        handlers["singlehtml"] = {**handlers.get("html", {}), **handlers["singlehtml"]}
+
+
 QUIET = """// The theme announces itself on the console; a reader's console is the reader's.
 (() => {
   const log = console.log;
@@ -42,6 +49,9 @@ QUIET = """// The theme announces itself on the console; a reader's console is t
 def setup(app):
     app.add_js_file(None, body=QUIET, priority=1)
     app.config.mathjax_path = f"mathjax/{MATHJAX}"
+    # A single page has its mathematics on pages that are no longer files of their own.
+    app.set_html_assets_policy("always")
+    app.connect("builder-inited", mend_singlehtml)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", ship_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -51,9 +51,32 @@ def _fingerprint(staged: Path) -> str:
     return digest(metadata.version("jupyter-book"), metadata.version("sphinx"), *parts)
 
 
-def _jupyter_book(site: Path, output: Path) -> None:
+def print_pdf(project: Project) -> Path:
+    """Print the rendered book to `_build/book.pdf`, as one page of HTML in a headless Chromium."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    chromium = next((path for name in names if (path := shutil.which(name))), None)
+    if chromium is None:
+        raise PressError(f"a PDF needs a Chromium or Chrome on the PATH (looked for {', '.join(names)})")
+    output, partial = project.build / "single", project.build / ".book.pdf.part"
+    shutil.rmtree(output, ignore_errors=True)
+    _jupyter_book(project.build / "site", output, "singlehtml")
+    page = (output / "_build" / "singlehtml" / "index.html").as_uri()
+    # Chromium refuses its sandbox to root; the page is our own. The time is virtual: it lets MathJax finish.
+    safety = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
+    done = subprocess.run(
+        [chromium, *flags, *safety, f"--print-to-pdf={partial}", page], capture_output=True, text=True, timeout=300
+    )
+    if done.returncode or not partial.is_file():
+        raise PressError(f"Chromium could not print the book: {done.stderr.strip()[-300:]}")
+    partial.replace(project.build / "book.pdf")
+    shutil.rmtree(output)
+    return project.build / "book.pdf"
+
+
+def _jupyter_book(site: Path, output: Path, builder: str = "html") -> None:
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [*program, "build", ".", "--path-output", str(output), "-W", "-n", "--keep-going"]
+    command = [*program, "build", ".", "--path-output", str(output), "--builder", builder, "-W", "-n", "--keep-going"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True)
     if done.returncode:

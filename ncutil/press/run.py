@@ -132,7 +132,7 @@ def _recover(project: Project) -> None:
             leftover.rename(target)
         else:
             shutil.rmtree(leftover)
-    for leftover in project.runs.glob("*/.old-*"):
+    for leftover in [*project.runs.glob("*/.old-*"), *project.build.glob("staging-*")]:
         shutil.rmtree(leftover)
 
 
@@ -196,6 +196,7 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
         folder.rename(folder.with_name(f".old-{name}"))
     scratch.rename(folder)
     shutil.rmtree(folder.with_name(f".old-{name}"), ignore_errors=True)
+    click.echo(f"{name}: done in {record['seconds']:.1f} s -> {folder.relative_to(project.root)}")
     return None
 
 
@@ -223,10 +224,11 @@ def _progress(item: Plan, position: int) -> Iterator[Any]:
     """A callback for (cell, cells): a bar on a terminal, a line every few seconds in a log."""
     name, clock = item.chapter.name, time.monotonic()
     if sys.stderr.isatty():
-        bar = tqdm(desc=name, position=position, bar_format="{desc}: {bar:30} cell {n_fmt} of {total_fmt}, {elapsed}")
+        form = "{desc}: {bar:30} cell {n_fmt} of {total_fmt}, {elapsed}"
+        bar = tqdm(desc=name, total=len(item.chapter.notebook.cells), position=position, bar_format=form)
 
         def draw(cell: int, cells: int) -> None:
-            bar.total, bar.n = cells, cell
+            bar.n = cell
             bar.refresh()
 
         with bar:
@@ -243,7 +245,6 @@ def _progress(item: Plan, position: int) -> Iterator[Any]:
             click.echo(f"{name}: cell {cell} of {cells}, {said - clock:.0f} s", err=True)
 
     yield say
-    click.echo(f"{name}: stopped after {time.monotonic() - clock:.1f} s", err=True)
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:

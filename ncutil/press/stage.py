@@ -227,7 +227,7 @@ def _copy_prose(project: Project, site: Path, generated: Mapping[str, str]) -> N
         source = project.root / name
         files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
         for path in files:
-            if "__pycache__" in path.parts:
+            if "__pycache__" in path.parts or "results" in path.parts:
                 continue
             target = site / path.relative_to(project.root)
             target.parent.mkdir(parents=True, exist_ok=True)
