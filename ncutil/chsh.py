@@ -1,7 +1,7 @@
 """The CHSH experiment: correlators, the statistic S, and what local, quantum and signalling behaviours allow.
 
 Two players, Alice and Bob, have two settings each. A *context* (i, j) is a choice of both; in it a pair of outcomes,
-+1 or -1 each, is seen. Three arrays carry everything, and every function works on stacks of them (leading axes `...`):
++1 or -1 each, is seen. Three arrays carry everything, and every function works on stacks of them (leading axes `...`)::
 
     outcomes    a, b    (..., 2, 2, samples)   [i, j] = what is seen in context (i, j)
     correlators C       (..., 2, 2)            [i, j] = C(A_i, B_j)
@@ -27,7 +27,7 @@ SIGNS = np.array([[1.0, 1.0], [1.0, -1.0]])
 """Signs of the four correlators in S = C11 + C12 + C21 - C22."""
 
 FORMS = np.array([s * np.where(np.arange(4).reshape(2, 2) == k, -1.0, 1.0) for s in (1, -1) for k in (3, 2, 1, 0)])
-"""The 8 CHSH forms, shape (8, 2, 2): the sign patterns with an odd number of minus signs; FORMS[0] is SIGNS."""
+"""The 8 CHSH forms, shape (8, 2, 2), the sign patterns with an odd number of minus signs; FORMS[0] is SIGNS."""
 
 _SIGN = np.array([1.0, -1.0])  # outcome of index 0 and index 1
 _ROUNDING = 1e-9
