@@ -58,12 +58,22 @@ def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, dra
     if not np.isfinite(rows).all():
         raise ValueError(f"{int((~np.isfinite(rows)).sum())} of {rows.size} values are not finite")
     rng = np.random.default_rng(seed)
-    estimates = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(draws)])
+    if statistic is _mean and rows.ndim == 1:
+        estimates = _resampled_means(rows, rng, draws)
+    else:
+        estimates = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(draws)])
     if np.isnan(estimates).all():
         raise ValueError("the statistic is NaN on every resample")
     tail = (1 - LEVEL) / 2
     low, high = np.nanquantile(estimates, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _resampled_means(rows: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """Means of resamples, many at a time: the same draws as one by one, without a thousand small calls."""
+    chunk = max(1, 2**20 // len(rows))
+    parts = [min(chunk, draws - done) for done in range(0, draws, chunk)]
+    return np.concatenate([rows[rng.integers(len(rows), size=(part, len(rows)))].mean(axis=1) for part in parts])
 
 
 def wilson(successes: int, trials: int) -> Interval:

@@ -32,6 +32,12 @@ def test_bootstrap_is_as_wide_as_the_normal_interval() -> None:
     assert (low, high) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.1 * half)
 
 
+@pytest.mark.parametrize("runs", [2, 60, 3000])
+def test_bootstrap_of_the_mean_takes_the_same_draws_as_any_statistic(runs: int) -> None:
+    sample = np.random.default_rng(6).normal(size=runs)
+    assert bootstrap(sample, seed=1) == pytest.approx(bootstrap(sample, lambda rows: rows.mean(), seed=1), rel=1e-12)
+
+
 def test_bootstrap_repeats_with_its_seed_only() -> None:
     sample = np.random.default_rng(3).normal(size=50)
     assert bootstrap(sample, seed=4) == bootstrap(sample, seed=4)
