@@ -125,6 +125,11 @@ class Trained:
         """+1 where a head is right, -1 where it is wrong, shape of `logits`."""
         return np.where((self.logits > 0) == (self.targets[:, :, None, None] > 0), 1.0, -1.0)
 
+    @property
+    def final(self) -> "Trained":
+        """The last record alone."""
+        return replace(self, logits=self.logits[:, :, -1:], losses=self.losses[:, :, -1:], steps=self.steps[-1:])
+
     def best_of(self, restarts: int, select: str = "network") -> "Trained":
         """Groups of `restarts` runs, of which each context keeps the one with the lowest training loss at the end.
 
