@@ -234,6 +234,13 @@ def test_broken_files_get_one_line(clone: Path, name: str, text: str, message: s
     assert not (clone / "_build" / "runs").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "build", "claims", "compare"])
+def test_help_has_an_example(clone: Path, command: str) -> None:
+    done = cli(clone, command, "--help")
+    assert done.returncode == 0
+    assert f"Example: ncutil {command}" in done.stdout
+
+
 def test_outside_a_clone_says_so(tmp_path: Path, clone: Path) -> None:
     done = cli(clone, "run", cwd=tmp_path)
     assert done.returncode == 1
