@@ -183,11 +183,15 @@ def train_reference(
 ) -> Ensemble:
     """Train the same members in plain PyTorch: the member axis first, one stacked tensor a layer, autograd the rest.
 
-    Parameters, result and errors as in `train`, and two options of its own:
+    Parameters, result and errors are those of `train`, and two options come on top.
 
-    gradients : keep at each record the gradient of each head's own loss on each hidden unit
-    surgery : where two heads' gradients on a hidden unit point apart, take from each its part along the other before
-        they are added (Yu et al. 2020, here unit by unit)
+    Parameters
+    ----------
+    gradients : bool
+        Keep at each record the gradient of each head's own loss on each hidden unit.
+    surgery : bool
+        Where two heads' gradients on a hidden unit point apart, take from each its part along the other before they
+        are added (Yu et al. 2020, here unit by unit).
     """
     import torch
 
