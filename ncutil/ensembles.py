@@ -261,7 +261,9 @@ def _draw(hidden: tuple[int, int], head: tuple[int, int], seeds: bytes) -> tuple
 
 # The kernel. Every array ends in the lane axis, BLOCK members side by side; each inner loop runs over the lanes and
 # compiles to vector instructions. No sum runs across lanes, so contraction into multiply-adds is the only liberty that
-# the compiler needs, and no member can feel another.
+# the compiler needs, and no member can feel another. The helpers are written into the kernel before it is compiled:
+# linked in later, from the cache or not, they would round differently from one installation to the next.
+_helper = numba.njit(inline="always")
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 
 _LOG2E = np.float32(1 / math.log(2))
@@ -269,22 +271,22 @@ _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.log(2) ** k / math.factoria
 """Taylor coefficients of 2^x: on [-1/2, 1/2] seven terms leave 5e-9, less than float32 resolves."""
 
 
-@_compiled
+@_helper
 def _sigmoid(z: Array, exponent: Array, power: Array) -> None:
     """z <- 1 / (1 + e^-z). `power` is `exponent` seen as float32: writing k + 127 into its bits makes 2^k."""
     if z.itemsize == 8:
         for k in range(BLOCK):
             z[k] = 1 / (1 + math.exp(-z[k]))
-        return
-    one = np.float32(1)
-    for k in range(BLOCK):
-        x = min(max(-z[k] * _LOG2E, np.float32(-126)), np.float32(126))
-        whole = np.floor(x + np.float32(0.5))
-        r = x - whole
-        exponent[k] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        z[k] = one + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))))
-    for k in range(BLOCK):
-        z[k] = one / (one + z[k] * power[k])
+    else:
+        one = np.float32(1)
+        for k in range(BLOCK):
+            x = min(max(-z[k] * _LOG2E, np.float32(-126)), np.float32(126))
+            whole = np.floor(x + np.float32(0.5))
+            r = x - whole
+            exponent[k] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+            z[k] = one + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))))
+        for k in range(BLOCK):
+            z[k] = one / (one + z[k] * power[k])
 
 
 @_compiled
@@ -363,7 +365,7 @@ def _train_block(
             _update(params, gradient, first, second, keep, step + 1, rate, adam)
 
 
-@_compiled
+@_helper
 def _update(
     params: Array, gradient: Array, first: Array, second: Array, keep: Array, step: int, rate: float, adam: bool
 ) -> None:

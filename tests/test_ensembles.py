@@ -1,5 +1,8 @@
 """The two paths train the same networks, and a member is the same run wherever it stands."""
 
+import os
+import subprocess
+import sys
 from itertools import product
 
 import numba
@@ -102,6 +105,19 @@ def test_the_number_of_threads_changes_nothing():
     finally:
         numba.set_num_threads(threads)
     np.testing.assert_array_equal(one, run())
+
+
+def test_a_fresh_installation_gives_the_same_bits(tmp_path):
+    """The compiled code must not depend on what happened to be in the cache when it was compiled."""
+    code = (
+        "import numpy as np; from ncutil import ensembles; x = np.eye(4);"
+        "r = ensembles.train(x, x[:, :2], 3, range(9), steps=300, rate=0.05); print(r.hidden.tobytes().hex())"
+    )
+    here, fresh = (
+        subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True).stdout
+        for env in (os.environ, {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)})
+    )
+    assert here == fresh
 
 
 def test_both_paths_start_from_the_same_documented_weights():
@@ -254,8 +270,5 @@ def test_bad_input_gets_one_clear_line(path, wrong, message):
 
 
 def test_importing_does_not_bring_torch():
-    import subprocess
-    import sys
-
     code = "import sys, ncutil.ensembles; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
