@@ -279,10 +279,11 @@ def per_run(frame: pd.DataFrame) -> pd.DataFrame:
 
     The columns of single contexts go, `accuracy` comes: the mean over contexts and heads of the share of right answers.
     """
-    own = ["context", "c", "mean_a", "mean_b", "loss"]
-    keys = [name for name in frame if name not in own]
-    right = frame.assign(accuracy=(2 + frame.mean_a + frame.mean_b) / 4)
-    return right.groupby(keys, sort=False, observed=True, dropna=False).accuracy.mean().reset_index()
+    if len(frame) % 4 or frame.context.tolist() != ["11", "12", "21", "22"] * (len(frame) // 4):
+        raise ValueError("expected the rows of an experiment: contexts 11, 12, 21, 22 of one run after the other")
+    right = (2 + frame.mean_a + frame.mean_b).to_numpy().reshape(-1, 4).mean(1) / 4
+    once = frame[frame.context == "11"].drop(columns=["context", "c", "mean_a", "mean_b", "loss"])
+    return once.assign(accuracy=right).reset_index(drop=True)
 
 
 def _known(what: str, given: str, known: Sequence[str]) -> None:

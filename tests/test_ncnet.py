@@ -84,7 +84,11 @@ def test_the_columns_belong_together():
         np.testing.assert_allclose(part.delta, chsh.contextuality(chsh.from_moments(*table)).delta)
     runs = ncnet.per_run(frame)
     assert len(runs) == 20 * 2 * 2
-    assert runs.accuracy.between(0, 1).all()
+    right = frame.assign(right=(2 + frame.mean_a + frame.mean_b) / 4).groupby(["run", "width", "step"]).right.mean()
+    found = runs.set_index(["run", "width", "step"]).accuracy.sort_index()
+    np.testing.assert_allclose(found, right.sort_index())
+    with pytest.raises(ValueError, match="contexts 11, 12, 21, 22"):
+        ncnet.per_run(frame.iloc[1:])
 
 
 def test_a_run_is_the_same_run_in_any_experiment():
