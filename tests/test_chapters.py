@@ -12,8 +12,8 @@ from ncutil.press.project import Project, read_yaml
 
 pytestmark = pytest.mark.xdist_group("book")
 
-EXACT = {"2.83"}
-"""Constants that may be typed: 2 sqrt 2."""
+EXACT = {"1.96", "2.83"}
+"""Constants that may be typed: the normal quantile of a 95 % interval, 2 sqrt 2."""
 
 PROJECT = Project(ROOT)
 CHAPTERS = sorted(PROJECT.chapters)

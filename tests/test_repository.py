@@ -49,7 +49,7 @@ def test_chapters_are_linted_through_jupytext(tmp_path: Path) -> None:
         nbformat.write(chapter.notebook, tmp_path / f"{chapter.name}.ipynb")
     settings = ["--config", str(ROOT / "pyproject.toml")]
     # A notebook imports where a reader first needs it.
-    for words in (["check", "--ignore", "E402,B905,SIM300"], ["format", "--check"]):
+    for words in (["check", "--ignore", "E402,B905,SIM300"], ["format", "--check", "--line-length", "72"]):
         command = [sys.executable, "-m", "ruff", *words, *settings, str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
