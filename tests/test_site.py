@@ -84,10 +84,10 @@ def test_page_is_quiet_and_keeps_to_itself(visit: Visit, name: str) -> None:
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 390)])
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_accessible(browser: Browser, site_url: str, name: str, scheme: str) -> None:
-    seen = Visit(browser, site_url, scheme=scheme)
+def test_page_is_accessible(browser: Browser, site_url: str, name: str, scheme: str, width: int) -> None:
+    seen = Visit(browser, site_url, width, scheme)
     page = seen.open(name)
     page.evaluate("for (const closed of document.querySelectorAll('details')) closed.open = true")
     page.add_script_tag(path=AXE)

@@ -138,7 +138,6 @@ def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:
         "executed notebook": f"{name}-executed.ipynb",
         "notebook without outputs": f"{name}.ipynb",
         "text": f"{name}.md",
-        **{f"{table}.csv": f"data/{table}.csv" for table in record["tables"]},
     }
     anchors = [f'<a href="../{DOWNLOADS}/{name}/{path}" download>{text}</a>' for text, path in links.items()]
     anchors.append(f'<a href="../{DOWNLOADS}/{wheel}" download>ncutil (wheel)</a>')
