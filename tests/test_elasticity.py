@@ -1,0 +1,315 @@
+"""Local elasticity against closed forms, single steps and automatic differentiation."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call, jacrev
+
+from ncutil.elasticity import elasticity_matrix, local_elasticity, tangent_kernel
+
+seeds = st.integers(0, 2**31)
+
+
+def inputs(seed, n, d):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def seeded(seed, *layers):
+    """A net of these layers, with every parameter drawn anew from the seed."""
+    net = nn.Sequential(*layers).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / p.shape[-1] ** 0.5)
+    return net
+
+
+def plain(seed, d=5, classes=3):
+    return seeded(seed, nn.Linear(d, 7), nn.Tanh(), nn.Linear(7, 6, bias=False), nn.Softplus(), nn.Linear(6, classes))
+
+
+def convolutional(seed, inplace=False):
+    return seeded(
+        seed,
+        nn.Unflatten(1, (1, 6, 6)),
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.ReLU(inplace=inplace),
+        nn.Conv2d(3, 4, 2, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+    )
+
+
+def mixed(seed):
+    """Layers of several kinds: grouped convolution, batch norm, a norm over features, dropout."""
+    return seeded(
+        seed,
+        nn.Unflatten(1, (2, 3, 6)),
+        nn.Conv2d(2, 4, 3, padding="same", groups=2),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.LayerNorm(72),
+        nn.Linear(72, 3),
+    )
+
+
+class Loose(nn.Module):
+    """Parameters outside of layers, and a layer that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Linear(5, 5)
+        self.scale = nn.Parameter(torch.tensor([1.0, -0.5, 2.0]))
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.twice(torch.tanh(self.twice(x))))) * self.scale
+
+
+def by_jacobians(net, X):
+    """The tangent kernel from full Jacobians: the definition."""
+    net = copy.deepcopy(net).double().eval()
+    weights = {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
+    X = torch.as_tensor(X)
+    slopes = jacrev(lambda w: functional_call(net, w, (X,)))(weights)
+    flat = torch.cat([s.flatten(2) for s in slopes.values()], dim=2)
+    return torch.einsum("aip,bjp->abij", flat, flat).numpy()
+
+
+def by_steps(net, X, y, rate):
+    """The matrix of real steps, one base and one test at a time."""
+    return np.array([[local_elasticity(net, a, label, b, rate) for b in X] for a, label in zip(X, y, strict=True)])
+
+
+NETS = {
+    "plain": (plain, 5),
+    "convolutional": (convolutional, 36),
+    "in place": (lambda seed: convolutional(seed, inplace=True), 36),
+    "mixed": (mixed, 36),
+    "loose": (lambda seed: Loose(), 5),
+    "one layer": (lambda seed: seeded(seed, nn.Linear(5, 3)), 5),
+}
+
+
+# --- closed forms ---------------------------------------------------------------------------------------------------
+
+
+@given(seeds, st.floats(1e-8, 1e3), st.booleans(), st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_linear_layer_gives_leverage_at_any_rate(seed, rate, bias, label):
+    x, x_test = inputs(seed, 2, 6)
+    layer = seeded(seed, nn.Linear(6, 4, bias=bias))
+    expected = abs(x @ x_test + bias) / (x @ x + bias)
+    assert local_elasticity(layer, x, label, x_test, rate) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("loss", [nn.functional.mse_loss, nn.functional.l1_loss, nn.functional.cross_entropy])
+def test_linear_layer_gives_leverage_for_any_loss_of_the_logits(loss):
+    x, x_test = inputs(0, 2, 6)
+    label = torch.tensor(2) if loss is nn.functional.cross_entropy else torch.tensor(0.3, dtype=torch.double)
+
+    def scalar(z, y):
+        return loss(z, y) if loss is nn.functional.cross_entropy else loss(z, y.expand_as(z))
+
+    expected = abs(x @ x_test + 1) / (x @ x + 1)
+    layer = seeded(1, nn.Linear(6, 4))
+    assert local_elasticity(layer, x, label, x_test, 0.1, scalar) == pytest.approx(expected, rel=1e-9)
+
+
+@given(seeds, st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_matrix_of_a_linear_layer_is_the_leverage_matrix(seed, bias):
+    X = inputs(seed, 8, 6)
+    gram = X @ X.T + bias
+    E = elasticity_matrix(seeded(seed, nn.Linear(6, 4, bias=bias)), X)
+    np.testing.assert_allclose(E, abs(gram) / np.diag(gram)[:, None], rtol=1e-9, atol=1e-12)
+
+
+def test_only_the_last_layer_learning_is_leverage_among_its_features():
+    net, X = plain(3), inputs(3, 6, 5)
+    for p in net[:-1].parameters():
+        p.requires_grad_(False)
+    with torch.no_grad():
+        features = net[:-1](torch.as_tensor(X)).numpy()
+    gram = features @ features.T + 1
+    np.testing.assert_allclose(elasticity_matrix(net, X), abs(gram) / np.diag(gram)[:, None], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_le_of_an_input_with_itself_is_one(kind):
+    make, d = NETS[kind]
+    X = inputs(1, 4, d)
+    np.testing.assert_allclose(np.diag(elasticity_matrix(make(1), X)), 1, rtol=1e-12)
+    assert local_elasticity(make(1).eval(), X[0], 1, X[0], 0.05) == pytest.approx(1, rel=1e-12)
+
+
+# --- one thing computed in several ways -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_kernel_by_layers_is_the_kernel_by_jacobians(kind):
+    make, d = NETS[kind]
+    for seed in (0, 1):
+        net, X = make(seed), inputs(seed, 5, d)
+        np.testing.assert_allclose(tangent_kernel(net, X), by_jacobians(net, X), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("freeze", ["0.weight", "0.bias", "2.weight", "4.weight", "4.bias"])
+def test_frozen_parameters_take_no_part(freeze):
+    net, X = plain(5), inputs(5, 5, 5)
+    whole = tangent_kernel(net, X)
+    net.get_parameter(freeze).requires_grad_(False)
+    kernel = tangent_kernel(net, X)
+    np.testing.assert_allclose(kernel, by_jacobians(net, X), rtol=1e-10, atol=1e-12)
+    assert abs(whole - kernel).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_small_steps_tend_to_the_matrix_of_the_tangent_kernel(kind):
+    make, d = NETS[kind]
+    net, X, y = make(2).eval(), inputs(2, 4, d), [0, 1, 2, 1]
+    limit = elasticity_matrix(net, X, y)
+    np.testing.assert_allclose(by_steps(net, X, y, 1e-8), limit, atol=1e-6)
+    np.testing.assert_allclose(by_steps(net, X, y, 1e-30), limit, rtol=1e-9)  # a Jacobian-vector product
+    kernel, z = tangent_kernel(net, X), net.double()(torch.as_tensor(X)).detach()
+    slope = torch.softmax(z, 1).numpy() - np.eye(3)[y]
+    change = np.linalg.norm(np.einsum("abij,ai->abj", kernel, slope), axis=2)
+    np.testing.assert_allclose(limit, change / np.diag(change)[:, None], rtol=1e-9)
+
+
+def test_gap_to_the_limit_falls_with_the_rate():
+    net, X, y = plain(4), inputs(4, 5, 5), [0, 1, 2, 1, 0]
+    limit = elasticity_matrix(net, X, y)
+    gaps = [abs(by_steps(net, X, y, rate) - limit).max() for rate in (1e-2, 1e-3, 1e-4, 1e-5)]
+    ratios = np.array(gaps[:-1]) / gaps[1:]
+    np.testing.assert_allclose(ratios, 10, rtol=0.2)
+
+
+def test_single_precision_models_are_treated_in_double():
+    net, X, y = plain(6), inputs(6, 4, 5), [0, 1, 2, 1]
+    single = copy.deepcopy(net).float()
+    limit = elasticity_matrix(single, X, y)
+    np.testing.assert_allclose(by_steps(single, X, y, 1e-6), limit, atol=1e-5)
+    np.testing.assert_allclose(limit, elasticity_matrix(net, X, y), rtol=1e-4)
+
+
+def test_confident_models_keep_their_digits():
+    net, X = plain(7), inputs(7, 4, 5)
+    with torch.no_grad():
+        net[-1].weight *= 60
+    y = net(torch.as_tensor(X)).argmax(1)
+    E = elasticity_matrix(net, X, y)
+    assert (net(torch.as_tensor(X)).softmax(1).amax(1) > 1 - 1e-6).any()
+    np.testing.assert_allclose(by_steps(net, X, y, 1e-7), E, rtol=1e-4, atol=1e-6)
+
+
+# --- symmetries -----------------------------------------------------------------------------------------------------
+
+
+@given(seeds)
+@settings(max_examples=10, deadline=None)
+def test_reordering_inputs_reorders_the_matrix(seed):
+    net, X, y = plain(seed), inputs(seed, 6, 5), np.array([0, 1, 2, 0, 1, 2])
+    order = np.random.default_rng(seed).permutation(6)
+    E = elasticity_matrix(net, X, y)
+    np.testing.assert_allclose(elasticity_matrix(net, X[order], y[order]), E[np.ix_(order, order)], rtol=1e-9)
+
+
+def test_many_bases_are_the_same_as_few():
+    net, X = plain(8), inputs(8, 300, 5)
+    y = np.arange(300) % 3
+    E = elasticity_matrix(net, X, y)
+    np.testing.assert_allclose(E[250:, 250:], elasticity_matrix(net, X[250:], y[250:]), rtol=1e-9)
+
+
+def test_labels_default_to_the_predicted_classes():
+    net, X = plain(9), inputs(9, 6, 5)
+    predicted = net(torch.as_tensor(X)).argmax(1)
+    np.testing.assert_array_equal(elasticity_matrix(net, X), elasticity_matrix(net, X, predicted))
+    assert abs(elasticity_matrix(net, X) - elasticity_matrix(net, X, (predicted + 1) % 3)).max() > 1e-3
+
+
+def test_model_is_left_as_it_was():
+    net = mixed(0).float().train()
+    before = copy.deepcopy(net.state_dict())
+    X = inputs(0, 3, 36)
+    elasticity_matrix(net, X)
+    tangent_kernel(net, X)
+    local_elasticity(net, X[0], 0, X[1], 0.1)
+    assert net.training
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    assert all(p.dtype == torch.float32 and p.grad is None for p in net.parameters())
+
+
+def test_works_under_no_grad():
+    net, X = plain(1), inputs(1, 3, 5)
+    with torch.no_grad():
+        inside = elasticity_matrix(net, X), local_elasticity(net, X[0], 0, X[1], 0.1)
+    np.testing.assert_array_equal(inside[0], elasticity_matrix(net, X))
+    assert inside[1] == local_elasticity(net, X[0], 0, X[1], 0.1)
+
+
+def test_kernel_is_symmetric_and_positive():
+    net, X = convolutional(3), inputs(3, 6, 36)
+    kernel = tangent_kernel(net, X)
+    np.testing.assert_allclose(kernel, kernel.transpose(1, 0, 3, 2), rtol=1e-12)
+    assert np.linalg.eigvalsh(kernel.transpose(0, 2, 1, 3).reshape(18, 18)).min() > -1e-9
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": np.zeros(4)}, r"one shape; got \(5,\) and \(4,\)"),
+        ({"x": np.full(5, np.nan)}, "x has 5 values that are not finite"),
+        ({"rate": 0.0}, "rate must be positive; got 0"),
+        ({"rate": np.inf}, "rate must be positive; got inf"),
+        ({"y": 3}, r"from 0 to 2; got \[3\]"),
+        ({"y": -1}, r"from 0 to 2; got \[-1\]"),
+        ({"y": 0.5}, "whole numbers"),
+        ({"y": [0]}, r"label of one input; got shape \(1,\)"),
+        ({"loss": lambda z, y: (0 * z).sum()}, "does not move the base's own logits"),
+    ],
+)
+def test_bad_steps_are_refused(change, message):
+    arguments = {"x": np.ones(5), "y": 0, "x_test": np.zeros(5), "rate": 0.1} | change
+    with pytest.raises(ValueError, match=message):
+        local_elasticity(plain(0), **arguments)
+
+
+def test_bad_batches_are_refused():
+    net, X = plain(0), inputs(0, 3, 5)
+    for call in (elasticity_matrix, tangent_kernel):
+        with pytest.raises(ValueError, match=r"X must be a batch of inputs.*got shape \(5,\)"):
+            call(net, X[0])
+        with pytest.raises(ValueError, match=r"got shape \(0, 5\)"):
+            call(net, X[:0])
+        with pytest.raises(ValueError, match="X has 1 values that are not finite"):
+            call(net, np.where(np.eye(3, 5) * [1, 0, 0, 0, 0] > 0, np.inf, X))
+        with pytest.raises(ValueError, match="no trainable parameters"):
+            call(copy.deepcopy(net).requires_grad_(False), X)
+        with pytest.raises(ValueError, match=r"shape \(3, classes\) for 3 inputs; got \(9,\)"):
+            call(nn.Sequential(net, nn.Flatten(0)), X)
+    with pytest.raises(ValueError, match=r"one label for each of the 3 inputs; got shape \(2,\)"):
+        elasticity_matrix(net, X, [0, 1])
+    with pytest.raises(ValueError, match=r"from 0 to 2; got \[0, 1, 3\]"):
+        elasticity_matrix(net, X, [0, 1, 3])
+    with pytest.raises(ValueError, match=r"not defined, in rows \[0, 1, 2\]"):
+        elasticity_matrix(net, X, loss=lambda z, y: (0 * z).sum())
+
+
+def test_the_package_stays_free_of_torch_without_this_module():
+    code = "import sys, ncutil, ncutil.stats, ncutil.chsh, ncutil.neurashed; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
