@@ -362,6 +362,54 @@ class Neurashed:
         _apply(self.factors, nodes, grow, decay, 0, self._name_node)
 
 
+def figure_1(factors: Any = 0.0) -> tuple[Neurashed, dict[str, Bools]]:
+    """The graph of Su's figure 1 and the four kinds of input of figure 2, as this book reads them.
+
+    The drawing cannot be read node by node; this graph satisfies what the text says of it: four levels, three
+    classes, kinds 1a and 1b nearly alike, class 2 nearer to them than class 3.
+
+    Parameters
+    ----------
+    factors : as of `Neurashed`
+
+    Returns
+    -------
+    (model, inputs)
+        The model, and by the names "1a", "1b", "2" and "3" an input of each kind.
+
+    Explained in the chapter on implicit regularization, used again in the one on local elasticity.
+
+    >>> model, inputs = figure_1(1.0)
+    >>> {kind: int(model.logits(x).argmax()) for kind, x in inputs.items()}
+    {'1a': 0, '1b': 0, '2': 1, '3': 2}
+    """
+    first = [f"a{k}" for k in range(1, 13)]
+    below = {upper: lower.split() for upper, (_, lower) in _FIGURE_1.items()}
+    rules: dict[str, FiringRule] = {upper: rule for upper, (rule, _) in _FIGURE_1.items()}
+    levels = [first, *([n for n in _FIGURE_1 if n[0] == level] for level in "bcy")]
+    model = Neurashed(levels, [(low, high) for high, lower in below.items() for low in lower], rules, factors)
+    kinds = {"1a": first[:5], "1b": first[1:6], "2": first[3:8], "3": first[8:]}
+    return model, {kind: model.input(*names) for kind, names in kinds.items()}
+
+
+_FIGURE_1: dict[str, tuple[str | int, str]] = {
+    "b1": ("all", "a1 a2 a3"),
+    "b2": ("all", "a2 a3 a4"),
+    "b3": (2, "a4 a5 a6"),
+    "b4": (2, "a6 a7 a8"),
+    "b5": (2, "a8 a9 a10"),
+    "b6": ("all", "a10 a11 a12"),
+    "c1": (2, "b1 b2 b3"),
+    "c2": ("any", "b2 b3 b4"),
+    "c3": ("all", "b3 b4"),
+    "c4": (2, "b4 b5 b6"),
+    "c5": ("all", "b5 b6"),
+    "y1": ("all", "c1 c2"),
+    "y2": ("all", "c2 c3"),
+    "y3": ("all", "c4 c5"),
+}
+
+
 def _connect(
     levels: Sequence[Sequence[str]], edges: Iterable[tuple[str, str]], place: dict[str, tuple[int, int]]
 ) -> tuple[Floats, ...]:

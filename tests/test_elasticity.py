@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from ncutil.elasticity import elasticity_matrix, local_elasticity, tangent_kernel
+from ncutil.neurashed import add, figure_1
 
 seeds = st.integers(0, 2**31)
 
@@ -313,3 +314,20 @@ def test_bad_batches_are_refused():
 def test_the_package_stays_free_of_torch_without_this_module():
     code = "import sys, ncutil, ncutil.stats, ncutil.chsh, ncutil.neurashed; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- neurashed ------------------------------------------------------------------------------------------------------
+
+
+def test_graph_of_figure_1_has_what_the_text_says():
+    model, inputs = figure_1(1.0)
+    paths = model.pathway(np.array([*inputs.values()]))
+    assert [len(level) for level in model.levels][-1] == 3
+    assert len(model.levels) == 4
+    shared = (paths @ paths.astype(int).T)[0] / paths.sum(1)  # share of a kind's pathway that lies on that of 1a
+    assert 1 == shared[0] > shared[1] > 0.8 > 0.4 > shared[2] > shared[3] == 0
+    trained = model.train(np.tile(np.arange(4), 20)[:, None], add(1), add(0), inputs=np.array([*inputs.values()]))
+    updated = trained.update(paths[0], add(1), add(0))
+    x = np.array([*inputs.values()])
+    moved = np.linalg.norm(updated.logits(x) - trained.logits(x), axis=1)
+    assert moved[1] > moved[2] > moved[3] == 0
