@@ -24,7 +24,7 @@ A model with two classes that share a node; the factors may have leading axes, o
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 from typing import Any, cast
 
 import numpy as np
@@ -362,7 +362,49 @@ class Neurashed:
         _apply(self.factors, nodes, grow, decay, 0, self._name_node)
 
 
-def figure_1(factors: Any = 0.0) -> tuple[Neurashed, dict[str, Bools]]:
+FIGURE_1 = """
+b1 all a1 a2 a3
+b2 all a2 a3 a4
+b3 2   a4 a5 a6
+b4 2   a6 a7 a8
+b5 2   a8 a9 a10
+b6 all a10 a11 a12
+c1 2   b1 b2 b3
+c2 any b2 b3 b4
+c3 all b3 b4
+c4 2   b4 b5 b6
+c5 all b5 b6
+y1 all c1 c2
+y2 all c2 c3
+y3 all c4 c5
+"""
+"""The graph of Su's figure 1 as this book reads it, in the form of `read`."""
+
+
+def read(text: str, factors: Any = 1.0) -> Neurashed:
+    """A model from text, one node a line: its name, its rule, the nodes that it depends on.
+
+    Names are a letter for the level (levels are in alphabetical order) and a number; the rule is "any", "all" or a
+    number k. Nodes of the first level appear only among the dependent nodes.
+
+    Raises ValueError for a line of another form, and whatever `Neurashed` refuses.
+
+    >>> model = read("b1 all a1 a2" "\\n" "b2 2 a2 a3 a4" "\\n" "y1 any b1 b2")
+    >>> model.levels
+    (('a1', 'a2', 'a3', 'a4'), ('b1', 'b2'), ('y1',))
+    """
+    rows = [line.split() for line in text.strip().splitlines()]
+    for row in rows:
+        if len(row) < 3 or any(not (name[0].isalpha() and name[1:].isdecimal()) for name in (row[0], *row[2:])):
+            raise ValueError(f"expected a node, its rule and its dependent nodes, such as 'b1 all a1 a2'; got {row}")
+    rules: dict[str, FiringRule] = {node: int(rule) if rule.isdecimal() else rule for node, rule, *_ in rows}
+    edges = [(low, node) for node, _, *below in rows for low in below]
+    names = sorted({name for edge in edges for name in edge}, key=lambda name: (name[0], int(name[1:])))
+    levels = [list(level) for _, level in groupby(names, lambda name: name[0])]
+    return Neurashed(levels, edges, rules, factors)
+
+
+def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
     """The graph of Su's figure 1 and the four kinds of input of figure 2, as this book reads them.
 
     The drawing cannot be read node by node; this graph satisfies what the text says of it: four levels, three
@@ -379,35 +421,14 @@ def figure_1(factors: Any = 0.0) -> tuple[Neurashed, dict[str, Bools]]:
 
     Explained in the chapter on implicit regularization, used again in the one on local elasticity.
 
-    >>> model, inputs = figure_1(1.0)
+    >>> model, inputs = figure_1()
     >>> {kind: int(model.logits(x).argmax()) for kind, x in inputs.items()}
     {'1a': 0, '1b': 0, '2': 1, '3': 2}
     """
-    first = [f"a{k}" for k in range(1, 13)]
-    below = {upper: lower.split() for upper, (_, lower) in _FIGURE_1.items()}
-    rules: dict[str, FiringRule] = {upper: rule for upper, (rule, _) in _FIGURE_1.items()}
-    levels = [first, *([n for n in _FIGURE_1 if n[0] == level] for level in "bcy")]
-    model = Neurashed(levels, [(low, high) for high, lower in below.items() for low in lower], rules, factors)
+    model = read(FIGURE_1, factors)
+    first = model.levels[0]
     kinds = {"1a": first[:5], "1b": first[1:6], "2": first[3:8], "3": first[8:]}
     return model, {kind: model.input(*names) for kind, names in kinds.items()}
-
-
-_FIGURE_1: dict[str, tuple[str | int, str]] = {
-    "b1": ("all", "a1 a2 a3"),
-    "b2": ("all", "a2 a3 a4"),
-    "b3": (2, "a4 a5 a6"),
-    "b4": (2, "a6 a7 a8"),
-    "b5": (2, "a8 a9 a10"),
-    "b6": ("all", "a10 a11 a12"),
-    "c1": (2, "b1 b2 b3"),
-    "c2": ("any", "b2 b3 b4"),
-    "c3": ("all", "b3 b4"),
-    "c4": (2, "b4 b5 b6"),
-    "c5": ("all", "b5 b6"),
-    "y1": ("all", "c1 c2"),
-    "y2": ("all", "c2 c3"),
-    "y3": ("all", "c4 c5"),
-}
 
 
 def _connect(
