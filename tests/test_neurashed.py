@@ -208,7 +208,7 @@ def test_growth_rate_is_the_formula_of_frequency_and_batch(q, size):
     rate = np.log(model.train(batches, multiply(a), multiply(b), inputs=inputs).factors[:, 1]) / 400
     expected = math.log(a) - (1 - q) ** size * math.log(a / b)
     spread = math.log(a / b) * math.sqrt((1 - q) ** size * (1 - (1 - q) ** size) / (400 * 50))
-    assert abs(rate.mean() - expected) < 5 * spread + 1e-12
+    assert abs(rate.mean() - expected) < 5 * (spread + math.log(a / b) / (400 * 50))
 
 
 def test_runs_are_independent_of_each_other():
