@@ -71,7 +71,7 @@ def local_elasticity(
 
     Examples
     --------
-    A linear layer gives the leverage ratio |<x, x'> + 1| / (|x|^2 + 1), whatever its weights, label and rate:
+    A linear layer gives the leverage ratio ``|<x, x'> + 1| / (|x|^2 + 1)``, whatever its weights, label and rate:
 
     >>> layer = nn.Linear(2, 3)
     >>> round(local_elasticity(layer, [1.0, 2.0], 0, [1.0, 0.0], rate=0.1), 9)
@@ -138,7 +138,7 @@ def elasticity_matrix(
     Notes
     -----
     With the tangent kernel Theta and the slope g of the loss in the logits at x, LE(x, x') is
-    |Theta(x', x) g| / |Theta(x, x) g|. Only trainable parameters count, so freezing layers cuts them out.
+    ``|Theta(x', x) g| / |Theta(x, x) g|``. Only trainable parameters count, so freezing layers cuts them out.
 
     Examples
     --------
