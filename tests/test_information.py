@@ -1,18 +1,24 @@
 """Bins, bounds and exact mixtures: pins, closed forms, and what has to hold for any layer."""
 
+import ast
+import functools
+import json
 import math
 import subprocess
 import sys
 from itertools import product
 
+import jupytext
 import numpy as np
 import pytest
+from conftest import ROOT, cli, copy_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
+from scipy.io import loadmat, savemat
 
-from ncutil import information
+from ncutil import claims, information
 from ncutil.information import binned, kde_bounds, mixture_information
 
 BITS = np.array(list(product([0, 1], repeat=12)), float)
@@ -277,3 +283,91 @@ def test_bad_input_is_named(call, says):
 def test_information_needs_no_torch():
     code = "import sys, ncutil.information; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- the chapter with a user's data --------------------------------------------------------------------------------
+
+CHAPTER = ROOT / "notebooks" / "05-information-bottleneck.md"
+PATTERNS = np.array(list(product([0, 1], repeat=5)))
+
+
+def chapter_function(name):
+    """A function of the chapter, from its own cell."""
+    cells = jupytext.read(CHAPTER, fmt={"extension": ".md", "format_name": "myst"}).cells
+    (source,) = (cell.source for cell in cells if cell.cell_type == "code" and f"def {name}(" in cell.source)
+    body = next(node for node in ast.parse(source).body if getattr(node, "name", "") == name)
+    scope = {"np": np, "loadmat": loadmat, "cache": functools.cache, "math": math, "product": product}
+    exec(compile(ast.Module([body], []), CHAPTER.name, "exec"), scope)
+    return scope[name]
+
+
+def test_own_rule_is_balanced_and_has_the_symmetries_of_an_icosahedron():
+    scope = chapter_function("own_rule").__globals__
+    scope["icosahedron"] = chapter_function("icosahedron")
+    corners = scope["icosahedron"]()
+    inner = np.unique((corners @ corners.T).round(9), return_counts=True)
+    np.testing.assert_allclose(inner[0], [-1, -(5**-0.5), 5**-0.5, 1], atol=1e-9)
+    assert inner[1].tolist() == [12, 60, 60, 12]
+    x, y = scope["own_rule"]()
+    assert len(np.unique(x, axis=0)) == 4096
+    assert 0.45 < y.mean() < 0.55
+    count = chapter_function("symmetries")
+    assert count(y.reshape((2,) * 12)) == 120
+
+
+@pytest.mark.parametrize(
+    ("rule", "group"),
+    [
+        (lambda x: x.sum(-1) > 2, 120),  # majority: every permutation
+        (lambda x: x.sum(-1) % 2, 120),
+        (lambda x: x[..., 0], 24),  # one bit: those that fix it
+        (lambda x: x[..., 0] & x[..., 1] | x[..., 2] & x[..., 3], 8),
+        (lambda x: x[..., 0] & ~x[..., 1] | x[..., 2], 2),
+        (lambda x: (x * np.roll(x, 1, -1)).any(-1), 10),  # neighbours on a ring: rotations and reflections
+    ],
+)
+def test_symmetries_of_known_rules(rule, group):
+    assert chapter_function("symmetries")(rule(PATTERNS == 1).reshape((2,) * 5).astype(int)) == group
+
+
+def test_file_is_read_in_any_order_of_rows(tmp_path):
+    shuffled = np.random.default_rng(5).permutation(32)
+    y = (PATTERNS.sum(1) > 2).astype(float)
+    savemat(tmp_path / "var_u.mat", {"F": PATTERNS[shuffled].astype(float), "y": y[shuffled][None]})
+    x, labels = chapter_function("from_file")(tmp_path / "var_u.mat")
+    np.testing.assert_array_equal(x, PATTERNS)
+    np.testing.assert_array_equal(labels, y)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"G": PATTERNS}, r"expected F and y, found \['G'\]"),
+        ({"F": PATTERNS, "y": np.ones(31)}, "y has 31"),
+        ({"F": PATTERNS, "y": np.ones(32)}, "y both"),
+        ({"F": 2 * PATTERNS, "y": PATTERNS[:, 0]}, "must be 0 and 1"),
+        ({"F": np.repeat(PATTERNS[:16], 2, axis=0), "y": PATTERNS[:, 0]}, "each pattern once"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, content, says):
+    savemat(tmp_path / "other.mat", content)
+    with pytest.raises(ValueError, match=says):
+        chapter_function("from_file")(tmp_path / "other.mat")
+
+
+@pytest.mark.xdist_group("book")
+def test_chapter_runs_on_a_users_file_with_every_check(tmp_path):
+    clone = copy_project(tmp_path / "clone")
+    y = (PATTERNS.sum(1) > 2).astype(float)
+    savemat(tmp_path / "small.mat", {"F": PATTERNS[::-1].astype(float), "y": y[::-1][None]})
+    done = cli(clone, "run", "05", "--profile", "smoke", "-p", "data=../small.mat")
+    assert done.returncode == 0, done.stderr
+    (path,) = (clone / "_build" / "runs").glob(f"*/{CHAPTER.stem}/run.json")
+    run = json.loads(path.read_text())
+    assert run["parameters"]["data"] == str(tmp_path / "small.mat")
+    ours = {claim.id for claim in claims.load().values() if claim.chapter == CHAPTER.stem and claim.holds_if}
+    assert {item["id"] for item in run["claims"]} == ours
+    scalars = {item["name"]: item["value"] for item in run["scalars"]}
+    assert scalars["symmetries"] == 120
+    assert scalars["tanh-kept"] == 5
+    assert scalars["ones"] == 50
