@@ -3,6 +3,8 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from ncutil.elasticity import elasticity_matrix, local_elasticity, tangent_kernel
-from ncutil.neurashed import add, figure_1
+from ncutil.neurashed import Neurashed, add, figure_1
 
 seeds = st.integers(0, 2**31)
 
@@ -331,3 +333,89 @@ def test_graph_of_figure_1_has_what_the_text_says():
     x = np.array([*inputs.values()])
     moved = np.linalg.norm(updated.logits(x) - trained.logits(x), axis=1)
     assert moved[1] > moved[2] > moved[3] == 0
+
+
+def layered(levels, classes, shared, own):
+    """The graph of theorems 1 and 2 without collisions, and an input of each class."""
+    drawn = [
+        [
+            frozenset([*(f"{k}s{i}" for i in range(shared)), *(f"{k}c{j}.{i}" for i in range(own))])
+            for j in range(classes)
+        ]
+        for k in range(levels)
+    ]
+    drawn.append([frozenset([f"class {j}"]) for j in range(classes)])
+    edges, rules = set(), {}
+    for low, high in pairwise(drawn):
+        for node in frozenset().union(*high):
+            paths = [path for path, above in zip(low, high, strict=True) if node in above]
+            edges |= {(name, node) for path in paths for name in path}
+            # Shared nodes fire if any dependent does, a class's nodes on their own class's pathway only.
+            rules[node] = "any" if len(paths) == classes > 1 else frozenset(paths)
+    model = Neurashed([sorted(frozenset().union(*names)) for names in drawn], edges, rules)
+    return model, np.array([model.input(*names) for names in drawn[0]])
+
+
+def one_more(model, x, t, c, edge_rules=None):
+    """Change of the first and of the second class's logit after t samples a class and one more of the first."""
+    order = np.tile(np.arange(len(x)), t)[:, None]
+    trained = model.train(order, add(c), add(0), inputs=x, edge_rules=edge_rules)
+    updated = trained.update(model.pathway(x[0]), add(c), add(0), edge_rules=edge_rules)
+    return np.diag(updated.logits(x) - trained.logits(x))[:2]
+
+
+@given(
+    st.integers(1, 5), st.integers(2, 4), st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.floats(0.01, 3)
+)
+@settings(max_examples=40, deadline=None)
+def test_changes_of_theorem_1_before_the_limit(levels, classes, shared, own, t, c):
+    model, x = layered(levels, classes, shared, own)
+    u = t * (own + classes * shared)
+    expected = (u + shared + own) ** levels - u**levels, (u + shared) ** levels - u**levels
+    np.testing.assert_allclose(one_more(model, x, t, c), c**levels * np.array(expected), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("edges", "limit"), [(None, 2.5), ((add(2), add(0)), 4.75)])
+def test_limits_of_theorem_1_with_fixed_and_with_trained_edges(edges, limit):
+    model, x = layered(2, 3, 2, 3)
+    if edges:
+        model = replace(model, weights=0.0)
+    own, other = one_more(model, x, 2000, 2.0, edges)
+    assert own / other == pytest.approx(limit, rel=1e-3)
+
+
+def test_depth_of_theorem_2_takes_the_ratio_past_any_multiple_of_the_limit():
+    ratios = []
+    for t in (2, 4, 8):
+        model, x = layered(t**2, 3, 2, 3)
+        own, other = one_more(model, x, t, 1 / (9 * t))
+        ratios.append(own / other / 2.5)
+    u = 72
+    exact = ((u + 5) ** 64 - u**64) / ((u + 2) ** 64 - u**64) / 2.5
+    assert ratios[-1] == pytest.approx(exact, rel=1e-9)
+    assert ratios[2] > 2 * ratios[1] > 2 * ratios[0]
+
+
+@given(st.tuples(*[st.integers(1, 30)] * 3), st.floats(0.1, 3), seeds)
+@settings(max_examples=25, deadline=None)
+def test_three_class_example(counts, a, seed):
+    below = {"1": range(7), "2": range(2, 9), "3": (2, 3, 9)}  # 9 is F
+    edges = [(f"n{low}", f"m{j}") for j, part in below.items() for low in part] + [
+        (f"m{j}", f"class {j}") for j in below
+    ]
+    levels = [[f"n{k}" for k in range(10)], [f"m{j}" for j in below], [f"class {j}" for j in below]]
+    model = Neurashed(levels, edges, "all")
+    x = np.array([model.input(*(f"n{k}" for k in part)) for part in below.values()])
+    order = np.random.default_rng(seed).permutation(np.repeat(np.arange(3), counts))[:, None]
+    before = model.train(order, add(a), add(0), inputs=x)
+    after = before.train([[0]], add(a), add(0), inputs=x)
+
+    n1, n2, n3 = counts
+    logits = [
+        a**2 * n1 * (7 * n1 + 5 * n2 + 2 * n3),
+        a**2 * n2 * (5 * n1 + 7 * n2 + 2 * n3),
+        2 * a**2 * n3 * (n1 + n2 + n3) + a * n3 * (a * n3),
+    ]
+    changes = [7 * a**2 * n1 + a**2 * (7 * n1 + 5 * n2 + 2 * n3 + 7), 5 * a**2 * n2, 2 * a**2 * n3]
+    np.testing.assert_allclose(before.logits(x), np.diag(logits), rtol=1e-9)
+    np.testing.assert_allclose(np.diag(after.logits(x) - before.logits(x)), changes, rtol=1e-7)
