@@ -104,9 +104,10 @@ def local_elasticity(
         change = logits({name: p + step[name] for name, p in start.items()}) - before
         if change[0].norm() <= SMALL * before[0].norm():
             change = jvp(logits, (start,), (step,))[1]
-    own, other = change.norm(dim=1).tolist()
-    if not own > 0:
+    scale = change[0].abs().max()
+    if not scale > 0:
         raise ValueError("the step does not move the base's own logits, so LE is not defined there")
+    own, other = (change / scale).norm(dim=1).tolist()  # squares of tiny changes would underflow
     return float(other / own)
 
 
@@ -227,7 +228,7 @@ def _parts(net: nn.Module, inputs: Tensor) -> tuple[Tensor, list[_Part]]:
     calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
 
     def keep(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        calls[layer].append((args[0].detach().clone(), out))
+        calls[layer].append((args[0].detach(), out))
         return out.clone()  # what follows may work in place
 
     hooks = [layer.register_forward_hook(keep) for layer in layers]

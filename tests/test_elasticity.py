@@ -79,6 +79,20 @@ class Loose(nn.Module):
         return self.last(torch.tanh(self.twice(torch.tanh(self.twice(x))))) * self.scale
 
 
+class Tied(nn.Module):
+    """Two layers with one weight, a layer used twice, nothing else."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.first, self.second, self.again = nn.Linear(5, 5), nn.Linear(5, 5), again
+        if not again:
+            self.second.weight = self.first.weight
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.second(torch.tanh(self.first(hidden)) if self.again else hidden)[:, :3]
+
+
 def by_jacobians(net, X):
     """The tangent kernel from full Jacobians: the definition."""
     net = copy.deepcopy(net).double().eval()
@@ -100,6 +114,8 @@ NETS = {
     "in place": (lambda seed: convolutional(seed, inplace=True), 36),
     "mixed": (mixed, 36),
     "loose": (lambda seed: Loose(), 5),
+    "tied": (lambda seed: Tied(again=False), 5),
+    "used twice": (lambda seed: Tied(again=True), 5),
     "one layer": (lambda seed: seeded(seed, nn.Linear(5, 3)), 5),
 }
 
@@ -183,7 +199,8 @@ def test_small_steps_tend_to_the_matrix_of_the_tangent_kernel(kind):
     net, X, y = make(2).eval(), inputs(2, 4, d), [0, 1, 2, 1]
     limit = elasticity_matrix(net, X, y)
     np.testing.assert_allclose(by_steps(net, X, y, 1e-8), limit, atol=1e-6)
-    np.testing.assert_allclose(by_steps(net, X, y, 1e-30), limit, rtol=1e-9)  # a Jacobian-vector product
+    for rate in (1e-14, 1e-30):  # a Jacobian-vector product
+        np.testing.assert_allclose(by_steps(net, X, y, rate), limit, rtol=1e-9)
     kernel, z = tangent_kernel(net, X), net.double()(torch.as_tensor(X)).detach()
     slope = torch.softmax(z, 1).numpy() - np.eye(3)[y]
     change = np.linalg.norm(np.einsum("abij,ai->abj", kernel, slope), axis=2)
@@ -204,6 +221,28 @@ def test_single_precision_models_are_treated_in_double():
     limit = elasticity_matrix(single, X, y)
     np.testing.assert_allclose(by_steps(single, X, y, 1e-6), limit, atol=1e-5)
     np.testing.assert_allclose(limit, elasticity_matrix(net, X, y), rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+def test_one_step_is_a_step_of_gradient_descent(rate):
+    net, X = plain(2), torch.as_tensor(inputs(2, 2, 5))
+    before = net(X).detach()
+    moved = copy.deepcopy(net)
+    nn.functional.cross_entropy(moved(X[:1]), torch.tensor([1])).backward()
+    torch.optim.SGD(moved.parameters(), lr=rate).step()
+    change = (moved(X) - before).norm(dim=1).tolist()
+    assert local_elasticity(net, X[0], 1, X[1], rate) == pytest.approx(change[1] / change[0], rel=1e-9)
+
+
+def test_slopes_may_be_tiny():
+    X = inputs(0, 3, 5)
+    layer = seeded(0, nn.Linear(5, 3))
+    with torch.no_grad():
+        layer[0].bias[0] += 500.0
+    E = elasticity_matrix(layer, X, [0, 0, 0])
+    gram = X @ X.T + 1
+    np.testing.assert_allclose(E, abs(gram) / np.diag(gram)[:, None], rtol=1e-9)
+    assert local_elasticity(layer, X[0], 0, X[1], 0.1) == pytest.approx(E[0, 1], rel=1e-9)
 
 
 def test_confident_models_keep_their_digits():
