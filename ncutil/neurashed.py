@@ -79,7 +79,9 @@ class Neurashed:
     ValueError
         A malformed graph, rule, factor or weight; the message names the node.
 
-    Source: Su, section 2.
+    Notes
+    -----
+    Su, section 2.
     """
 
     levels: Sequence[Sequence[str]]
@@ -408,7 +410,8 @@ def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
     """The graph of Su's figure 1 and the four kinds of input of figure 2, as this book reads them.
 
     The drawing cannot be read node by node; this graph satisfies what the text says of it: four levels, three
-    classes, kinds 1a and 1b nearly alike, class 2 nearer to them than class 3.
+    classes, kinds 1a and 1b nearly alike, class 2 nearer to them than class 3. Explained in the chapter on implicit
+    regularization, used again in the one on local elasticity.
 
     Parameters
     ----------
@@ -419,8 +422,8 @@ def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
     (model, inputs)
         The model, and by the names "1a", "1b", "2" and "3" an input of each kind.
 
-    Explained in the chapter on implicit regularization, used again in the one on local elasticity.
-
+    Examples
+    --------
     >>> model, inputs = figure_1()
     >>> {kind: int(model.logits(x).argmax()) for kind, x in inputs.items()}
     {'1a': 0, '1b': 0, '2': 1, '3': 2}

@@ -36,7 +36,9 @@ def nc1(features: ArrayLike, labels: ArrayLike) -> float:
     ValueError
         Shapes that don't fit, values that are not finite, fewer than two classes, or class means that coincide.
 
-    Source: Papyan, Han and Donoho (2020).
+    Notes
+    -----
+    Papyan, Han and Donoho (2020).
 
     Examples
     --------
@@ -59,7 +61,9 @@ def fuzziness(features: ArrayLike, labels: ArrayLike) -> float:
 
     Parameters, errors and range as in `nc1`.
 
-    Source: He and Su (2023), the law of data separation: log D falls along a line over the layers of a trained network.
+    Notes
+    -----
+    He and Su (2023), the law of data separation: log D falls along a line over the layers of a trained network.
 
     Examples
     --------
@@ -109,7 +113,7 @@ def _trace_ratio(within: Floats, between: Floats, x: Floats) -> float:
 def sharpness(model: nn.Module, X: Tensor, y: Tensor, epsilon: float = 1e-3, steps: int = 20) -> float:
     """Sharpness of a minimum: how much the loss can rise in a small box around the weights, in per cent of 1 + loss.
 
-    The box lets weight w move by epsilon * (|w| + 1). The maximum is sought from the weights themselves by `steps`
+    The box lets weight w move by epsilon * (abs(w) + 1). The maximum is sought from the weights themselves by `steps`
     ascent steps along the sign of the gradient, kept inside the box; what is found is a lower bound of it.
 
     Parameters
@@ -131,7 +135,9 @@ def sharpness(model: nn.Module, X: Tensor, y: Tensor, epsilon: float = 1e-3, ste
     ValueError
         epsilon or steps not above 0, as many labels as samples not given, or a loss that is not finite.
 
-    Source: Keskar et al. (2017), metric 2.1 with A the identity; they search with L-BFGS-B, we with signs.
+    Notes
+    -----
+    Keskar et al. (2017), metric 2.1 with A the identity; they search with L-BFGS-B, we with signs.
     """
     if not (np.isfinite(epsilon) and epsilon > 0) or steps < 1:
         raise ValueError(f"epsilon and steps must be above 0; got {epsilon} and {steps}")
