@@ -204,7 +204,7 @@ def train_reference(
     )
     hidden.requires_grad_()
     head.requires_grad_()
-    optimize = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]([hidden, head], lr=rate)
+    first, second = ([torch.zeros_like(layer) for layer in (hidden, head)] for _ in range(2))
     kept, kept_gradients = [], []
 
     for step in range(steps + 1):
@@ -227,8 +227,15 @@ def train_reference(
             else:
                 shared, separate = torch.autograd.grad(losses.sum(), (hidden, head))
             # A cut link starts at 0 and, without a gradient, stays there.
-            hidden.grad, head.grad = shared * see, separate * read
-            optimize.step()
+            slopes = shared * see, separate * read
+            for layer, slope, m, v in zip((hidden, head), slopes, first, second, strict=True):
+                if optimizer == "adam":
+                    m += (1 - BETA1) * (slope - m)
+                    v += (1 - BETA2) * (slope**2 - v)
+                    size = (v / (1 - BETA2 ** (step + 1))).sqrt() + EPSILON
+                    slope = m / (1 - BETA1 ** (step + 1)) / size
+                with torch.no_grad():
+                    layer -= rate * slope
 
     own_gradients = np.moveaxis(np.stack(kept_gradients), 1, 2) if gradients else None
     final = hidden.detach().numpy(), head.detach().numpy()

@@ -3,11 +3,15 @@
 Line styles and markers differ as well as colours; the classical bound is always the same dashed line.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.core.pylabtools import print_figure
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from ncutil.records import TABLE_MIME, show
 
@@ -16,6 +20,8 @@ PALETTE = ("#0b3c5d", "#b8324a", "#4fa65f", "#edae49", "#7768ae", "#6c757d")
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+_FULL = 170.0  # area of a full node of a graph, in square points
 
 
 def style() -> None:
@@ -50,6 +56,71 @@ def bound(ax: Axes, value: float, label: str, *, quantum: bool = False) -> None:
         fontsize="small",
         color="0.25",
     )
+
+
+def graph(
+    levels: Sequence[Sequence[str]],
+    edges: Iterable[tuple[str, str]],
+    *,
+    firing: ArrayLike | None = None,
+    sizes: ArrayLike | None = None,
+    labels: Mapping[str, str] | bool = False,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a neurashed graph as figures 1 to 5 of Su (2024): levels bottom to top, edges, firing nodes, factors.
+
+    Parameters
+    ----------
+    levels, edges : as of a `Neurashed` model
+    firing : array_like of bool, shape (nodes,), optional
+        A pathway. Firing nodes are filled red squares joined by thick edges, the others open circles.
+    sizes : array_like, shape (nodes below the last level,), optional
+        Amplification factors: a node's area is in proportion to its factor, the largest of all being full; the last
+        level keeps one size. Without, all nodes have one size.
+    labels : bool or mapping from node to text
+        Whether to write names into the nodes, or what to write (nodes left out stay blank).
+    ax : matplotlib axes, optional
+
+    Returns the axes, for a title or a caption below.
+
+    Typical use: `figures.graph(m.levels, m.edges, firing=m.pathway(x), sizes=m.factors[run], ax=ax)`.
+    """
+    ax = plt.gca() if ax is None else ax
+    place = {
+        name: ((j + 0.5) / len(level) - 0.5, float(height))
+        for height, level in enumerate(levels)
+        for j, name in enumerate(level)
+    }
+    names = list(place)
+    hidden = len(names) - len(levels[-1])
+    on = dict.fromkeys(names, False) if firing is None else dict(zip(names, np.asarray(firing, bool), strict=True))
+    area = dict.fromkeys(names, 1.0)
+    if sizes is not None:
+        given = np.asarray(sizes, float)
+        if given.shape != (hidden,):
+            raise ValueError(f"sizes must have shape ({hidden},), one per node below the last level; got {given.shape}")
+        area |= dict(zip(names, given / (given.max() or 1.0), strict=False))
+    for low, high in edges:
+        both = on[low] and on[high]
+        x, y = zip(place[low], place[high], strict=True)
+        ax.plot(x, y, color=PALETTE[1] if both else "0.7", linewidth=1.8 if both else 0.7, zorder=1)
+    for name, (x0, y0) in place.items():
+        ax.scatter(
+            x0,
+            y0,
+            s=_FULL * max(area[name], 0.03),
+            marker="s" if on[name] else "o",
+            facecolor=PALETTE[1] if on[name] else "white",
+            edgecolor="black",
+            linewidth=0.9,
+            zorder=2,
+        )
+        text = labels.get(name, "") if isinstance(labels, Mapping) else name if labels else ""
+        ax.annotate(text, (x0, y0), ha="center", va="center", fontsize=7, color="white" if on[name] else "black")
+    ax.set(title=title, xlim=(-0.56, 0.56), ylim=(-0.4, len(levels) - 0.6))
+    ax.axis("off")
+    return ax
 
 
 def share(name: str, frame: pd.DataFrame) -> None:

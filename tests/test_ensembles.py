@@ -45,6 +45,25 @@ def test_the_float64_kernel_is_the_reference(tasks, options):
         np.testing.assert_allclose(getattr(fast, name), getattr(reference, name), rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.05), ("sgd", 0.5)])
+def test_the_reference_is_a_module_with_an_optimizer(optimizer, rate):
+    torch = pytest.importorskip("torch")
+    start = ensembles.train_reference(BITS, XOR_A[:, None], 3, [7], steps=0, rate=rate)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        for layer, weights in ((net[0], start.hidden[0]), (net[2], start.head[0])):
+            layer.weight.copy_(torch.tensor(weights[:, :-1]))
+            layer.bias.copy_(torch.tensor(weights[:, -1]))
+    update = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](net.parameters(), lr=rate)
+    x, y = torch.tensor(BITS).double(), torch.tensor(XOR_A[:, None]).double()
+    for _ in range(300):
+        update.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(net(x), y).backward()
+        update.step()
+    result = ensembles.train_reference(BITS, XOR_A[:, None], 3, [7], steps=300, rate=rate, optimizer=optimizer)
+    np.testing.assert_allclose(result.logits[-1, 0], net(x).detach().numpy(), rtol=0, atol=1e-9)
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_the_float64_kernel_is_the_reference_under_any_options(data):

@@ -1,0 +1,510 @@
+"""Neurashed: a graph of features that grow where training passes, after Su (2024).
+
+A graph has levels of nodes. A node of the first level fires if its input does; every other node fires by a Boolean rule
+of the nodes it depends on, one level below; exactly one node of the last level fires, the label. What fires is the
+input's feature pathway. Every node but those of the last level carries an amplification factor, and training
+multiplies or adds to the factors on the pathways it sees. Explained in the chapter on implicit regularization.
+
+A model with two classes that share a node; the factors may have leading axes, one entry per run:
+
+>>> model = Neurashed(
+...     levels=[["ear", "tail", "wheel"], ["animal", "car"], ["cat", "bus"]],
+...     edges=[("ear", "animal"), ("tail", "animal"), ("wheel", "car"), ("animal", "cat"), ("car", "bus")],
+...     rules="any",
+...     factors=np.full((4, 5), 0.5),  # 4 runs, 5 nodes below the last level
+... )
+>>> inputs = np.array([model.input("ear", "tail"), model.input("wheel")])
+>>> batches = np.random.default_rng(0).integers(2, size=(100, 4, 1))  # steps, runs, batch
+>>> trained = model.train(batches, multiply(1.1), multiply(0.9), inputs=inputs)
+>>> trained.logits(inputs[0]).shape  # one row of logits a run
+(4, 2)
+>>> trained.logits(inputs[:, None]).shape  # every input in every run
+(2, 4, 2)
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise, product
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+FiringRule = str | int | Sequence[int] | frozenset[frozenset[str]]
+UpdateRule = Callable[[Floats, int], Floats]
+
+_PROBES = 10.0 ** np.arange(-6, 7)  # factors at which an update rule is tried before it is used
+
+
+def multiply(rate: ArrayLike) -> UpdateRule:
+    """The update rule x -> rate * x; g+ for a rate above 1, g- for one in [0, 1].
+
+    `rate` is a number, or one per node below the last level (`Neurashed.per_node`).
+    """
+    rates = np.asarray(rate, float)
+    return lambda x, step: rates * x
+
+
+def add(amount: ArrayLike) -> UpdateRule:
+    """The update rule x -> x + amount: g+ for an amount above 0, g- (nothing is forgotten) for `add(0)`."""
+    amounts = np.asarray(amount, float)
+    return lambda x, step: x + amounts
+
+
+@dataclass(frozen=True, eq=False)
+class Neurashed:
+    """A neurashed model: graph, firing rules, and the state that training changes.
+
+    Parameters
+    ----------
+    levels : sequence of sequences of str
+        Names of the nodes, bottom level first; the last level holds the classes. Names are unique.
+    edges : iterable of (str, str)
+        Pairs (lower, upper) of neighbouring levels: upper depends on lower.
+    rules : rule, or mapping from node to rule
+        When a node above the first level fires, given its dependent nodes below. "any"; "all"; a number k, for at
+        least k of them; a table of 2^n entries 0 or 1, in the order of `itertools.product((0, 1), repeat=n)` over its n
+        dependent nodes as `dependents` lists them; or a frozenset of frozensets of names: the node fires when exactly
+        one of these sets does. One rule serves for all nodes, a mapping has one for each. A node without dependent
+        nodes never fires and needs no rule.
+    factors : array_like, shape (..., nodes below the last level), or mapping, or number
+        Amplification factors lambda >= 0, in the order of `names`; leading axes are runs.
+    weights : array_like, shape (..., nodes of the second-last level, classes), or number
+        Weights eta >= 0 of the edges into the last level (1 by default); entries without an edge are set to 0.
+
+    Raises
+    ------
+    ValueError
+        A malformed graph, rule, factor or weight; the message names the node.
+
+    Notes
+    -----
+    Su, section 2.
+    """
+
+    levels: Sequence[Sequence[str]]
+    edges: Iterable[tuple[str, str]]
+    rules: FiringRule | Mapping[str, FiringRule]
+    factors: Any = 0.0
+    weights: Any = 1.0
+    names: tuple[str, ...] = field(init=False, repr=False)
+    """All nodes, bottom level first."""
+    hidden: int = field(init=False, repr=False)
+    """How many nodes lie below the last level: the length of the factors' last axis."""
+    _links: tuple[Floats, ...] = field(init=False, repr=False)
+    _thresholds: tuple[Floats, ...] = field(init=False, repr=False)
+    _tables: tuple[tuple[int, int, NDArray[np.intp], Bools], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        levels = tuple(tuple(map(str, level)) for level in self.levels)
+        if len(levels) < 2 or not all(levels):
+            raise ValueError(f"a model needs at least two levels, each with a node; got sizes {[*map(len, levels)]}")
+        names = tuple(name for level in levels for name in level)
+        place = {name: (i, j) for i, level in enumerate(levels) for j, name in enumerate(level)}
+        if len(place) != len(names):
+            raise ValueError(f"node {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        edges = tuple((str(low), str(high)) for low, high in self.edges)
+        self._set(levels=levels, edges=edges, names=names, hidden=len(names) - len(levels[-1]))
+        self._set(_links=_connect(levels, edges, place))
+        self._read_rules(place)
+        self._set(factors=self._check_factors(), weights=self._check_weights())
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _read_rules(self, place: dict[str, tuple[int, int]]) -> None:
+        upper = self.names[len(self.levels[0]) :]
+        if isinstance(self.rules, Mapping):
+            rules = dict(self.rules)
+            if strangers := [name for name in rules if name not in upper]:
+                raise ValueError(f"rule for {strangers[0]!r}, which is no node above the first level")
+        else:
+            rules = dict.fromkeys(upper, self.rules)
+        thresholds = [np.full(len(level), np.inf) for level in self.levels[1:]]
+        tables = []
+        for name in upper:
+            level, column = place[name]
+            below = np.flatnonzero(self._links[level - 1][:, column])
+            if len(below) == 0 and rules.get(name, "any") == "any":
+                continue
+            if name not in rules:
+                raise ValueError(f"node {name!r} has dependent nodes but no rule")
+            read = _read_rule(rules[name], name, [self.levels[level - 1][int(i)] for i in below])
+            if isinstance(read, int):
+                thresholds[level - 1][column] = read
+            else:
+                tables.append((level - 1, column, below, read))
+        self._set(_thresholds=tuple(thresholds), _tables=tuple(tables))
+
+    def _check_factors(self) -> Floats:
+        given = self.factors
+        if isinstance(given, Mapping):
+            if missing := [name for name in self.names[: self.hidden] if name not in given]:
+                raise ValueError(f"no factor for node {missing[0]!r}")
+            given = self.per_node(0.0, given)
+        factors = np.asarray(given, float)
+        if factors.ndim == 0:
+            factors = np.full(self.hidden, float(factors))
+        if factors.shape[-1] != self.hidden:
+            raise ValueError(f"factors must have shape (..., {self.hidden}), a node each; got {factors.shape}")
+        bad = ~(np.isfinite(factors) & (factors >= 0))
+        if bad.any():
+            where = np.argwhere(bad)[0]
+            raise ValueError(f"factor of node {self.names[where[-1]]!r} is {factors[tuple(where)]}; expected >= 0")
+        return factors
+
+    def _check_weights(self) -> Floats:
+        weights = np.asarray(self.weights, float)
+        link = self._links[-1]
+        if weights.ndim and weights.shape[-2:] != link.shape:
+            raise ValueError(f"weights must be a number or have shape (..., {link.shape}); got {weights.shape}")
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError("weights of the edges into the last level must be finite and >= 0")
+        return weights * link
+
+    def dependents(self, name: str) -> tuple[str, ...]:
+        """The nodes that a node depends on, in the order of their level."""
+        level = next((i for i, level in enumerate(self.levels) if name in level), None)
+        if level is None:
+            raise ValueError(f"unknown node {name!r}")
+        if level == 0:
+            return ()
+        below = self._links[level - 1][:, self.levels[level].index(name)]
+        return tuple(lower for lower, linked in zip(self.levels[level - 1], below, strict=True) if linked)
+
+    def input(self, *names: str) -> Bools:
+        """The input at which exactly the named nodes of the first level fire, shape (first-level nodes,)."""
+        if strangers := [name for name in names if name not in self.levels[0]]:
+            raise ValueError(f"{strangers[0]!r} is no node of the first level; known: {', '.join(self.levels[0])}")
+        return np.array([name in names for name in self.levels[0]])
+
+    def per_node(self, default: float, named: Mapping[str, float]) -> Floats:
+        """One number per node below the last level: `default`, but for the named ones."""
+        if strangers := [name for name in named if name not in self.names[: self.hidden]]:
+            raise ValueError(f"{strangers[0]!r} is no node below the last level")
+        return np.array([named.get(name, default) for name in self.names[: self.hidden]], float)
+
+    def pathway(self, x: ArrayLike) -> Bools:
+        """Feature pathway of inputs.
+
+        Parameters
+        ----------
+        x : array_like of 0 and 1, shape (..., first-level nodes)
+            Which nodes of the first level fire (`input` makes one from names).
+
+        Returns
+        -------
+        ndarray of bool, shape (..., nodes)
+            Which nodes fire, in the order of `names`.
+
+        Raises
+        ------
+        ValueError
+            Wrong shape or values, or an input at which not exactly one node of the last level fires.
+        """
+        given = np.asarray(x)
+        first = len(self.levels[0])
+        if given.ndim == 0 or given.shape[-1] != first or not np.isin(given, (0, 1)).all():
+            raise ValueError(f"an input is 0 or 1 for each of {first} first-level nodes; got shape {given.shape}")
+        fires = [given.astype(bool)]
+        for level, (link, threshold) in enumerate(zip(self._links, self._thresholds, strict=True)):
+            above = fires[-1] @ link >= threshold
+            for _, column, below, patterns in (table for table in self._tables if table[0] == level):
+                above[..., column] = (fires[-1][..., None, below] == patterns).all(-1).any(-1)
+            fires.append(above)
+        labels = fires[-1].sum(-1)
+        if (labels != 1).any():
+            where = np.unravel_index(np.argmax(labels != 1), labels.shape)
+            firing = [name for name, on in zip(self.levels[-1], fires[-1][where], strict=True) if on]
+            shown = ", ".join(name for name, on in zip(self.levels[0], fires[0][where], strict=True) if on)
+            raise ValueError(
+                f"exactly one last-level node has to fire; the input ({shown}) fires {' and '.join(firing) or 'none'} "
+                f"of {', '.join(self.levels[-1])}"
+            )
+        return np.concatenate(fires, axis=-1)
+
+    def scores(self, x: ArrayLike) -> Floats:
+        """Scores S of the nodes below the last level: lambda times the dependent nodes' scores, 0 off the pathway.
+
+        The input's leading axes broadcast against those of the factors: with factors (runs, nodes), an `x` of shape
+        (first,) gives (runs, nodes), and `x[:, None]` of shape (inputs, 1, first) gives (inputs, runs, nodes).
+        """
+        gains = self.pathway(x)[..., : self.hidden] * self.factors
+        ends = np.cumsum([len(level) for level in self.levels[:-1]])
+        scores = [gains[..., : ends[0]]]
+        for link, start, end in zip(self._links, ends, ends[1:], strict=False):
+            scores.append(gains[..., start:end] * (scores[-1] @ link))
+        return np.concatenate(scores, axis=-1)
+
+    def logits(self, x: ArrayLike) -> Floats:
+        """Logits Z of the classes (equation 2.1), shape (..., classes); leading axes as in `scores`."""
+        top = self.scores(x)[..., self.hidden - len(self.levels[-2]) :]
+        return cast(Floats, (top[..., None, :] @ self.weights)[..., 0, :])
+
+    def probabilities(self, x: ArrayLike) -> Floats:
+        """Softmax of the logits, shape (..., classes)."""
+        z = self.logits(x)
+        odds = np.exp(z - z.max(-1, keepdims=True))
+        return cast(Floats, odds / odds.sum(-1, keepdims=True))
+
+    def update(
+        self,
+        fires: Bools,
+        grow: UpdateRule,
+        decay: UpdateRule,
+        *,
+        edge_rules: tuple[UpdateRule, UpdateRule] | None = None,
+        step: int = 0,
+    ) -> "Neurashed":
+        """One step of algorithm 1 for a given set G of firing nodes, shape (..., nodes): what `train` repeats."""
+        factors, weights = self._step(
+            self.factors, self.weights, np.asarray(fires, bool), grow, decay, edge_rules, step
+        )
+        return replace(self, factors=factors, weights=weights)
+
+    def train(
+        self,
+        batches: Iterable[ArrayLike],
+        grow: UpdateRule,
+        decay: UpdateRule,
+        *,
+        inputs: ArrayLike | None = None,
+        edge_rules: tuple[UpdateRule, UpdateRule] | None = None,
+        record: Sequence[int] | None = None,
+    ) -> "Neurashed":
+        """Algorithm 1: nodes in the union of a batch's pathways grow, all others decay.
+
+        Parameters
+        ----------
+        batches : array_like, shape (steps, ..., batch), or an iterable of (..., batch)
+            With `inputs`: whole numbers, the rows of `inputs` that a batch holds. Without: inputs themselves, 0 or 1
+            with shape (steps, ..., batch, first-level nodes). Axes between steps and batch are runs and broadcast
+            against those of the factors: model factors (nodes,) or (runs, nodes), batches (steps, runs, batch).
+        grow, decay : UpdateRule
+            g+ and g-: functions of the factors, shape (..., nodes below the last level), and the number of the step,
+            from 0. `multiply`, `add`, or any function; it may hold a random generator.
+        inputs : array_like of 0 and 1, shape (types, first-level nodes)
+            The kinds of input there are.
+        edge_rules : (g+, g-), optional
+            Rules for the weights into the last level, which grow when both their ends are in the union; without, the
+            weights stay as they are.
+        record : increasing numbers of completed steps, optional
+            The result then has a leading axis with the state after each of them (0 is the start).
+
+        Returns
+        -------
+        Neurashed
+            The same graph with trained factors, shape ([records,] runs, nodes).
+
+        Raises
+        ------
+        ValueError
+            An update rule that breaks g+(x) > x or 0 <= g-(x) <= x where it is used or on a grid of factors, such as
+            `multiply` at a factor of 0; the message names the node.
+        """
+        self._check_rules(grow, decay)
+        paths = None if inputs is None else self.pathway(inputs)
+        factors, weights = self.factors, self.weights
+        wanted = None if record is None else [int(step) for step in record]
+        if wanted is not None and (not wanted or wanted[0] < 0 or any(a >= b for a, b in pairwise(wanted))):
+            raise ValueError(f"record: expected increasing numbers of completed steps; got {wanted}")
+        kept, done = [(factors, weights)] if wanted and wanted[0] == 0 else [], 0
+        for batch in batches:
+            fires = _union(self.pathway(batch) if paths is None else _look_up(paths, np.asarray(batch)))
+            factors, weights = self._step(factors, weights, fires, grow, decay, edge_rules, done)
+            done += 1
+            if wanted and done in wanted:
+                kept.append((factors, weights))
+        if wanted is None:
+            return replace(self, factors=factors, weights=weights)
+        if done < wanted[-1]:
+            raise ValueError(f"record asks for step {wanted[-1]}, but there are {done} batches")
+        shapes = factors.shape, weights.shape
+        return replace(
+            self,
+            factors=np.stack([np.broadcast_to(f, shapes[0]) for f, _ in kept]),
+            weights=np.stack([np.broadcast_to(w, shapes[1]) for _, w in kept]) if edge_rules else weights,
+        )
+
+    def _step(
+        self,
+        factors: Floats,
+        weights: Floats,
+        fires: Bools,
+        grow: UpdateRule,
+        decay: UpdateRule,
+        edge_rules: tuple[UpdateRule, UpdateRule] | None,
+        step: int,
+    ) -> tuple[Floats, Floats]:
+        updated = _apply(factors, fires[..., : self.hidden], grow, decay, step, self._name_node)
+        if edge_rules is None:
+            return updated, weights
+        last = fires[..., self.hidden :]
+        both = fires[..., self.hidden - len(self.levels[-2]) : self.hidden, None] & last[..., None, :]
+        # Entries without an edge stay 0 whatever the rule does to 0.
+        linked = self._links[-1] > 0
+        started = np.where(linked, weights, 1.0)
+        return updated, np.where(linked, _apply(started, both, *edge_rules, step, self._name_edge), 0.0)
+
+    def _name_node(self, where: tuple[int, ...]) -> str:
+        return f"node {self.names[where[-1]]!r}"
+
+    def _name_edge(self, where: tuple[int, ...]) -> str:
+        return f"edge from {self.levels[-2][where[-2]]!r} to {self.levels[-1][where[-1]]!r}"
+
+    def _check_rules(self, grow: UpdateRule, decay: UpdateRule) -> None:
+        nodes = np.ones(self.hidden, bool)
+        for probe in _PROBES:
+            _apply(np.full(self.hidden, probe), nodes, grow, decay, 0, self._name_node)
+            _apply(np.full(self.hidden, probe), ~nodes, grow, decay, 0, self._name_node)
+        # A factor of 0 that g+ leaves at 0 is dead for ever, so say it before training.
+        _apply(self.factors, nodes, grow, decay, 0, self._name_node)
+
+
+FIGURE_1 = """
+b1 all a1 a2 a3
+b2 all a2 a3 a4
+b3 2   a4 a5 a6
+b4 2   a6 a7 a8
+b5 2   a8 a9 a10
+b6 all a10 a11 a12
+c1 2   b1 b2 b3
+c2 any b2 b3 b4
+c3 all b3 b4
+c4 2   b4 b5 b6
+c5 all b5 b6
+y1 all c1 c2
+y2 all c2 c3
+y3 all c4 c5
+"""
+"""The graph of Su's figure 1 as this book reads it, in the form of `read`."""
+
+
+def read(text: str, factors: Any = 1.0) -> Neurashed:
+    """A model from text, one node a line: its name, its rule, the nodes that it depends on.
+
+    Names are a letter for the level (levels are in alphabetical order) and a number; the rule is "any", "all" or a
+    number k. Nodes of the first level appear only among the dependent nodes.
+
+    Raises ValueError for a line of another form, and whatever `Neurashed` refuses.
+
+    >>> model = read("b1 all a1 a2" "\\n" "b2 2 a2 a3 a4" "\\n" "y1 any b1 b2")
+    >>> model.levels
+    (('a1', 'a2', 'a3', 'a4'), ('b1', 'b2'), ('y1',))
+    """
+    rows = [line.split() for line in text.strip().splitlines()]
+    for row in rows:
+        if len(row) < 3 or any(not (name[0].isalpha() and name[1:].isdecimal()) for name in (row[0], *row[2:])):
+            raise ValueError(f"expected a node, its rule and its dependent nodes, such as 'b1 all a1 a2'; got {row}")
+    rules: dict[str, FiringRule] = {node: int(rule) if rule.isdecimal() else rule for node, rule, *_ in rows}
+    edges = [(low, node) for node, _, *below in rows for low in below]
+    names = sorted({name for edge in edges for name in edge}, key=lambda name: (name[0], int(name[1:])))
+    levels = [list(level) for _, level in groupby(names, lambda name: name[0])]
+    return Neurashed(levels, edges, rules, factors)
+
+
+def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
+    """The graph of Su's figure 1 and the four kinds of input of figure 2, as this book reads them.
+
+    The drawing cannot be read node by node; this graph satisfies what the text says of it: four levels, three
+    classes, kinds 1a and 1b nearly alike, class 2 nearer to them than class 3. Explained in the chapter on implicit
+    regularization, used again in the one on local elasticity.
+
+    Parameters
+    ----------
+    factors : as of `Neurashed`
+
+    Returns
+    -------
+    (model, inputs)
+        The model, and by the names "1a", "1b", "2" and "3" an input of each kind.
+
+    Examples
+    --------
+    >>> model, inputs = figure_1()
+    >>> {kind: int(model.logits(x).argmax()) for kind, x in inputs.items()}
+    {'1a': 0, '1b': 0, '2': 1, '3': 2}
+    """
+    model = read(FIGURE_1, factors)
+    first = model.levels[0]
+    kinds = {"1a": first[:5], "1b": first[1:6], "2": first[3:8], "3": first[8:]}
+    return model, {kind: model.input(*names) for kind, names in kinds.items()}
+
+
+def _connect(
+    levels: Sequence[Sequence[str]], edges: Iterable[tuple[str, str]], place: dict[str, tuple[int, int]]
+) -> tuple[Floats, ...]:
+    links = tuple(np.zeros((len(low), len(high))) for low, high in pairwise(levels))
+    for low, high in edges:
+        for name in (low, high):
+            if name not in place:
+                raise ValueError(f"edge ({low!r}, {high!r}): unknown node {name!r}")
+        (level, row), (above, column) = place[low], place[high]
+        if above != level + 1:
+            raise ValueError(
+                f"edge ({low!r}, {high!r}) goes from level {level + 1} to level {above + 1}; an edge goes up one level"
+            )
+        links[level][row, column] = 1
+    return links
+
+
+def _read_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
+    """A threshold on the number of firing dependent nodes, or the patterns that fire the node, one a row."""
+    count = len(below)
+    if count == 0:
+        raise ValueError(f"node {name!r} has no dependent nodes; a rule other than 'any' has nothing to read")
+    if rule == "any":
+        return 1
+    if rule == "all":
+        return count
+    if isinstance(rule, (int, np.integer)) and not isinstance(rule, bool):
+        if not 1 <= rule <= count:
+            raise ValueError(f"node {name!r}: 'at least {rule}' of its {count} dependent nodes; expected 1 to {count}")
+        return int(rule)
+    if isinstance(rule, frozenset):
+        if strangers := [n for on in rule for n in on if n not in below]:
+            raise ValueError(f"rule of node {name!r} names {strangers[0]!r}; it depends on {', '.join(below)}")
+        return np.array([[n in on for n in below] for on in rule], bool).reshape(-1, count)
+    if isinstance(rule, str) or not isinstance(rule, Sequence | np.ndarray):
+        raise ValueError(
+            f"node {name!r}: unknown rule {rule!r}; known: 'any', 'all', a number, a table, a frozenset of frozensets"
+        )
+    if len(rule) != 2**count or any(value not in (0, 1) for value in rule):
+        raise ValueError(
+            f"node {name!r} has {count} dependent nodes, so its table needs 2^{count} = {2**count} entries 0 or 1; "
+            f"got {len(rule)}"
+        )
+    on = [pattern for pattern, value in zip(product((0, 1), repeat=count), rule, strict=True) if value]
+    return np.array(on, bool).reshape(-1, count)
+
+
+def _look_up(paths: Bools, batch: NDArray[Any]) -> Bools:
+    if batch.dtype.kind not in "iu" or batch.ndim == 0:
+        raise ValueError(f"with inputs, a batch is a vector of whole numbers; got {batch.dtype} of shape {batch.shape}")
+    if batch.size and not (batch.min() >= 0 and batch.max() < len(paths)):
+        raise ValueError(f"a batch names input {batch.max()} or {batch.min()}; there are {len(paths)}, from 0")
+    return cast(Bools, paths[batch])
+
+
+def _union(paths: Bools) -> Bools:
+    if paths.ndim < 2 or paths.shape[-2] == 0:
+        raise ValueError("a batch needs at least one input and an axis for them, before that of the nodes")
+    return paths[..., 0, :] if paths.shape[-2] == 1 else cast(Bools, paths.any(-2))
+
+
+def _apply(
+    x: Floats, fires: Bools, grow: UpdateRule, decay: UpdateRule, step: int, name: Callable[[tuple[int, ...]], str]
+) -> Floats:
+    grown, decayed = grow(x, step), decay(x, step)
+    updated = np.where(fires, grown, decayed)
+    wrong = ~np.where(fires, updated > x, (updated <= x) & (updated >= 0))
+    if wrong.any():
+        where = tuple(np.argwhere(wrong)[0])
+        at, got = float(np.broadcast_to(x, wrong.shape)[where]), float(updated[where])
+        firing = np.broadcast_to(fires, wrong.shape)[where]
+        rule, expected = ("growth", "g+(x) > x") if firing else ("decay", "0 <= g-(x) <= x")
+        raise ValueError(f"{name(where)}: the {rule} rule takes {at:g} to {got:g}; expected {expected} (step {step})")
+    return updated
