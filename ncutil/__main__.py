@@ -94,7 +94,7 @@ def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: b
             raise PressError("verdicts drifted from book/results (see above); 'ncutil compare' shows the numbers")
         with tempfile.TemporaryDirectory(dir=project.build, prefix="staging-") as folder:
             stage.stage(project, plans, Path(folder), drift)
-            fresh = render.render(project, Path(folder))
+            fresh = render.render(project, Path(folder), whole=force or check)
         if pdf:
             click.echo(f"printed: {render.print_pdf(project).relative_to(project.root)}")
     front = project.build / "html" / "index.html"
