@@ -259,8 +259,12 @@ def site_url(book: Path) -> Iterator[str]:
         def log_message(self, *words: object) -> None:
             pass
 
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *words: object) -> None:
+            """A browser that leaves a page early breaks its connections off; that is no fault of the page."""
+
     handler = functools.partial(Quiet, directory=str(book / "_build" / "html"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
