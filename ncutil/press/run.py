@@ -140,24 +140,27 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
     name, folder = item.chapter.name, item.folder
     scratch = folder.with_name(f".new-{name}")
     scratch.mkdir(parents=True)
-    source, executed = scratch / "source.ipynb", scratch / f"{name}.ipynb"
+    source = scratch / "source.ipynb"
     nbformat.write(item.chapter.with_parameters(item.parameters), source)
+    # Without a path papermill does not write the notebook out around every cell, which cost a quarter of a smoke run.
+    partly: list[NotebookNode] = []
     started, clock = datetime.now(UTC), time.monotonic()
     with _progress(item, position) as tell:
         try:
-            papermill.execute_notebook(
+            notebook = papermill.execute_notebook(
                 source,
-                executed,
+                None,
                 engine_name=_ENGINE,
                 kernel_name="python3",
                 cwd=project.notebooks,
                 progress_bar=False,
                 tell=tell,
+                partly=partly,
             )
         except PapermillExecutionError as error:
             failed = project.build / "failed" / f"{name}.ipynb"
             failed.parent.mkdir(exist_ok=True)
-            shutil.copyfile(executed, failed)
+            nbformat.write(clean(partly[0]), failed)
             shutil.rmtree(scratch)
             return Failure(
                 name, error.cell_index + 1, f"{error.ename}: {error.evalue}", _plain("\n".join(error.traceback))
@@ -166,8 +169,8 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
             shutil.rmtree(scratch, ignore_errors=True)
             return Failure(name, 0, f"{type(error).__name__}: {error}", "")
     source.unlink()
-    notebook = clean(nbformat.read(executed, as_version=4))
-    nbformat.write(notebook, executed)
+    notebook = clean(notebook)
+    nbformat.write(notebook, scratch / f"{name}.ipynb")
     tables = records(notebook, TABLE_MIME)
     (scratch / "data").mkdir()
     for table in tables:
@@ -201,10 +204,13 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
 
 
 class _Engine(NBClientEngine):  # type: ignore[misc]
-    """Papermill's own engine, telling which cell it is at."""
+    """Papermill's own engine, telling which cell it is at and handing out the notebook that it works on."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, tell: Any = None, **options: Any) -> Any:
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, tell: Any = None, partly: Any = None, **options: Any
+    ) -> Any:
+        partly.append(nb_man.nb)
         start, total = nb_man.cell_start, len(nb_man.nb.cells)
 
         def cell_start(cell: NotebookNode, cell_index: int | None = None, **more: Any) -> None:
