@@ -138,7 +138,7 @@ def share(name: str, frame: pd.DataFrame) -> None:
     figure = plt.gcf()
     show(
         {
-            "image/png": print_figure(figure, base64=True),
+            "image/png": print_figure(figure, bbox_inches=None, base64=True),
             TABLE_MIME: {"name": name, "csv": frame.to_csv(index=False, float_format="%.8g")},
             "text/plain": f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}",
         }

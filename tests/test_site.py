@@ -41,7 +41,10 @@ class Visit:
 
     def __init__(self, browser: Browser, base: str, width: int = 1200, scheme: str = "light") -> None:
         self.base = base
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        # With less motion asked for, nothing fades in, so that a look at colours meets none half-way.
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )
         self.page: Page = self.context.new_page()
         self.console: list[str] = []
         self.requests: list[str] = []
