@@ -34,7 +34,9 @@ def style() -> None:
             "axes.grid": True,
             "axes.spines.right": False,
             "axes.spines.top": False,
+            "figure.constrained_layout.h_pad": 0.08,  # inches
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08,
             "figure.dpi": 140,
             "figure.figsize": (6.4, 3.8),
             "grid.color": "0.92",
