@@ -18,11 +18,11 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,11 +39,14 @@ IMAGE = "debian:stable-slim"
 PLACE = "/submission"
 """Where the program finds its folder; it starts there."""
 
-GRACE = 10.0
+GRACE = 5.0
 """Seconds after the wall time within which the files have to be out."""
 
+DEPTH = 16
+"""Folders within folders that are taken out."""
+
 INTERVAL = 0.05
-"""Seconds between two looks at memory and disk."""
+"""Seconds between two looks at memory."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,17 @@ class Limits:
     """MiB of its folder, and as much again for temporary files."""
     entries: int = 2000
     """Files and folders."""
-    output: int = MIB
-    """Bytes on standard output and error."""
+    output: int = 64 * 1024
+    """Bytes of standard output and error that are kept; the rest is read and thrown away."""
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a program ended.
 
-    `status` is "done" (it left with 0), "failed" (it left with something else), or the limit that ended it: "wall
-    time", "processor time", "memory", "output", "disk".
+    `status` is "done" (it left with 0), "failed" (it left with something else), or the limit that it passed: "wall
+    time", "processor time", "memory" (all processes together; one alone gets a MemoryError), or "disk" (what it left
+    is too much to be taken; while it runs, a full folder is an OSError).
     """
 
     status: str
@@ -129,9 +133,8 @@ def run(
     command : sequence of str
         Program and arguments; its files are named relative to the folder, in which it starts.
     folder : Path
-        Its regular files go in. When the command ended, also at its wall time, the folder holds what the command left
-        of them: regular files and folders, nothing else. If a limit other than the wall or processor time ended it,
-        the folder is as it was.
+        Its regular files go in. When the command has ended or was ended, the folder holds what it left: regular files
+        and folders, nothing else. Where that is too much or cannot be read, the folder is as it was.
     readable : iterable of Path
         What it may read besides Python's environment, the system's libraries and `ncutil`, under the same names.
     limits : Limits, optional
@@ -157,7 +160,7 @@ def run(
         if sandbox == BUBBLEWRAP:
             # The first process in there keeps the environment that it was started with: it gets next to none.
             words = _bubblewrap(inside, seen, limits, variables)
-            ended = _watch(words, packed, left, limits, env={"PATH": os.environ.get("PATH", os.defpath)})
+            ended = _watch(words, packed, left, limits, env={})
         else:
             name = f"ncutil-{os.getpid()}-{next(_COUNTER)}"
             try:
@@ -165,13 +168,7 @@ def run(
             finally:
                 # Ending the command does not end a container; where it has ended by itself this does nothing.
                 subprocess.run([sandbox, "kill", name], capture_output=True)
-        if ended.status in ("done", "failed", "wall time", "processor time"):
-            try:
-                _unpack(left, folder, limits)
-            except (tarfile.TarError, OSError, ValueError) as error:
-                status = "failed" if ended.status == "done" else ended.status
-                ended = replace(ended, status=status, output=f"{ended.output}\n[what it left is not readable: {error}]")
-    return ended
+        return ended if ended.status == "disk" else _unpack(left, folder, limits, ended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +248,8 @@ def _bubblewrap(
     inside: Sequence[str], readable: Iterable[Path], limits: Limits, variables: Mapping[str, str]
 ) -> list[str]:
     size, small = str(limits.disk * MIB), str(16 * MIB)
-    words = [BUBBLEWRAP, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    tool = shutil.which(BUBBLEWRAP) or BUBBLEWRAP
+    words = [tool, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     words += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"]
     for name, value in variables.items():
         words += ["--setenv", name, value]
@@ -259,6 +257,7 @@ def _bubblewrap(
     for path in map(Path, _SYSTEM):
         words += ["--symlink", str(path.readlink()), str(path)] if path.is_symlink() else []
         words += ["--ro-bind", str(path), str(path)] if path.is_dir() and not path.is_symlink() else []
+    words += ["--perms", "0755", "--dir", "/etc"]
     for setting in _SETTINGS:
         words += ["--ro-bind-try", setting, setting]
     for place in ("/tmp", PLACE):
@@ -277,7 +276,7 @@ def _bubblewrap(
     user = str(_user())
     words += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--", "setpriv", "--reuid", user, "--regid", user]
     words += ["--clear-groups", "--inh-caps=-all", "--ambient-caps=-all", "--"]
-    return [*words, BUBBLEWRAP, *alone, "--die-with-parent", "--dev-bind", "/", "/", "--", *inside]
+    return [*words, tool, *alone, "--die-with-parent", "--dev-bind", "/", "/", "--", *inside]
 
 
 def _user() -> int:
@@ -321,69 +320,80 @@ def _watch(words: Sequence[str], packed: IO[bytes] | None, left: IO[bytes] | Non
         start_new_session=True,
         **how,
     )
-    reason: list[str] = []
-
-    def end(why: str) -> None:
-        reason.append(why)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-    output = bytearray()
-    drains: list[tuple[Any, int, Callable[[bytes], object], str]]
-    drains = [(process.stderr if left else process.stdout, limits.output, output.extend, "output")]
+    reason, output = "", bytearray()
+    drains: list[tuple[Any, int, Callable[[bytes], object]]]
+    drains = [(process.stderr if left else process.stdout, limits.output, output.extend)]
     if left:
         # What stands in an archive besides the contents: a head for each file, and an end.
-        drains.append((process.stdout, limits.disk * MIB + limits.entries * 1024 + 10240, left.write, "disk"))
-    readers = [threading.Thread(target=_drain, args=(*drain[:3], partial(end, drain[3]))) for drain in drains]
-    for reader in readers:
-        reader.start()
-    try:
-        while process.poll() is None and not reason:
-            if time.monotonic() - started > limits.wall + GRACE:
-                end("wall time")
-            elif _memory(process.pid) > limits.memory * MIB:
-                end("memory")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(INTERVAL)
-    finally:
-        # In a sandbox all of its processes end with the first; without one, those that stayed in its group do.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for reader in readers:
-            reader.join()
+        drains.append((process.stdout, limits.disk * MIB + limits.entries * 1024 + 10240, left.write))
+    with ThreadPoolExecutor(len(drains)) as pool:
+        whole = [pool.submit(_drain, *drain) for drain in drains]
+        try:
+            while process.poll() is None:
+                if time.monotonic() - started > limits.wall + (GRACE if left else 0):
+                    reason = reason or "wall time"
+                    _kill(process)
+                elif not reason and _memory(process.pid) > limits.memory * MIB:
+                    reason = "memory"
+                    _stop(process)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(INTERVAL)
+        finally:
+            # In a sandbox all of its processes end with the first; without one, those that stayed in its group do.
+            _kill(process)
+            process.wait()
     seconds = time.monotonic() - started
     code = 128 - process.returncode if process.returncode < 0 else process.returncode
     killed = code == 128 + signal.SIGKILL
     if reason:
-        status = reason[0]
+        status = reason
     elif killed and seconds >= limits.wall:
         status = "wall time"
     elif code == 128 + signal.SIGXCPU or (killed and seconds >= limits.cpu):
         status = "processor time"
     else:
         status = "done" if code == 0 else "failed"
-    return Ended(status, code, seconds, output.decode("utf-8", "replace"))
+    if left and not whole[1].result():
+        status = "disk"
+    text = output.decode("utf-8", "replace")
+    return Ended(status, code, seconds, text if whole[0].result() else f"{text}\n[the rest was thrown away]\n")
 
 
-def _drain(stream: IO[bytes], bound: int, keep: Callable[[bytes], object], excess: Callable[[], None]) -> None:
-    """Read a pipe to its end; keep as much as the bound allows, and say so when there is more."""
-    room = bound
+def _drain(stream: IO[bytes], bound: int, keep: Callable[[bytes], object]) -> bool:
+    """Read a pipe to its end and keep as much as the bound allows; returns whether that was all."""
+    taken = 0
     while chunk := os.read(stream.fileno(), 65536):
-        keep(chunk[:room])
-        if len(chunk) > room:
-            excess()
-        room = max(0, room - len(chunk))
+        if taken < bound:
+            keep(chunk[: bound - taken])
+        taken += len(chunk)
     stream.close()
+    return taken <= bound
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the command but not what hands its files out, where the two can be told apart."""
+    with contextlib.suppress(psutil.Error, StopIteration):
+        next(child for child in _tree(process.pid) if child.name() == "timeout").kill()
+        return
+    _kill(process)
+
+
+def _tree(root: int) -> list[psutil.Process]:
+    """All processes below one, the nearest first."""
+    try:
+        return list(psutil.Process(root).children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def _memory(root: int) -> int:
     """Bytes that the processes below one keep busy, which nothing in the kernel bounds for all of them together."""
-    try:
-        tree = psutil.Process(root).children(recursive=True)
-    except psutil.Error:
-        return 0
-    return sum(_busy(process.pid) for process in tree)
+    return sum(_busy(process.pid) for process in _tree(root))
 
 
 def _busy(process: int) -> int:
@@ -408,7 +418,7 @@ def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: M
         bounds = [f"--cpu={limits.cpu}:{limits.cpu + 1}", f"--data={limits.memory * MIB}", f"--nofile={limits.files}"]
         words = ["prlimit", *bounds, f"--fsize={limits.disk * MIB}", "--core=0", "--", *words]
     home = {"HOME": str(folder), "PWD": str(folder)}
-    return _watch(words, None, None, replace(limits, wall=limits.wall - GRACE), cwd=folder, env={**variables, **home})
+    return _watch(words, None, None, limits, cwd=folder, env={**variables, **home})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -432,8 +442,8 @@ def _pack(folder: Path, target: IO[bytes]) -> None:
     target.seek(0)
 
 
-def _unpack(source: IO[bytes], folder: Path, limits: Limits) -> None:
-    """Put the regular files of a stranger's archive in place of a folder's; all or nothing."""
+def _unpack(source: IO[bytes], folder: Path, limits: Limits, ended: Ended) -> Ended:
+    """Put the regular files of a stranger's archive in place of a folder's, all or none."""
     source.seek(0)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -441,15 +451,18 @@ def _unpack(source: IO[bytes], folder: Path, limits: Limits) -> None:
             total = 0
             for number, entry in enumerate(archive):
                 total += entry.size
-                if number > limits.entries or total > limits.disk * MIB:
-                    raise ValueError(f"more than {limits.entries} files or {limits.disk} MiB")
+                if number > limits.entries or total > limits.disk * MIB or entry.name.count("/") > DEPTH:
+                    return replace(ended, status="disk")
                 if entry.isreg() or entry.isdir():
-                    archive.extract(entry, fresh, filter="data")
-    except BaseException:
+                    archive.extract(entry, fresh, set_attrs=False, filter="data")
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in fresh.iterdir():
+            path.rename(folder / path.name)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        status = "failed" if ended.status == "done" else ended.status
+        lost = f"[what it left is not readable: {error}]"
+        return replace(ended, status=status, output=f"{ended.output}\n{lost}\n")
+    finally:
         shutil.rmtree(fresh)
-        raise
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in fresh.iterdir():
-        path.rename(folder / path.name)
-    fresh.rmdir()
+    return ended
