@@ -37,7 +37,7 @@ def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, l
     records = {item.chapter.name: _record(item) for item in plans}
     extra = site / "extra" / DOWNLOADS
     extra.mkdir(parents=True)
-    wheel = _wheel(project, extra)
+    wheel = build_wheel(project, extra)
     shutil.copyfile(project.root / "constraints.txt", extra / "constraints.txt")
     sections: dict[str, str] = {}
     for item in plans:
@@ -213,7 +213,8 @@ def _install(wheel: str) -> str:
     )
 
 
-def _wheel(project: Project, folder: Path) -> str:
+def build_wheel(project: Project, folder: Path) -> str:
+    """Build the wheel of `ncutil` into a folder; returns its name."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder.resolve())]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
     if done.returncode:

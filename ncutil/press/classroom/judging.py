@@ -1,0 +1,67 @@
+"""From what a submission handed over to points: nothing here runs a line of it."""
+
+import json
+from typing import Any
+
+from ncutil.asking import Ask, decode
+from ncutil.press.classroom.collect import Record
+from ncutil.press.classroom.problems import Part, ProblemSet
+
+SHOWN = 300
+"""Characters of an answer that feedback shows."""
+
+
+def judge(problem_set: ProblemSet, record: Record) -> dict[str, Any]:
+    """Score and checks of every part; the score of a part that waits for a teacher is None."""
+    answers = _parse(record["answers"])
+    return {
+        part.id: _by_hand(problem_set, part, record["texts"]) if part.by_hand else _asked(part, answers)
+        for part in problem_set.parts
+    }
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        answers = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return answers if isinstance(answers, dict) else {}
+
+
+def _asked(part: Part, answers: dict[str, Any]) -> dict[str, Any]:
+    cell = answers.get(part.id)
+    cell = cell if isinstance(cell, dict) else {}
+    given = cell.get("asks")
+    given = given if isinstance(given, list) and len(given) == len(part.asks) else [None] * len(part.asks)
+    checks = [_check(ask, item) for ask, item in zip(part.asks, given, strict=True)]
+    error = cell.get("error")
+    return {
+        "score": sum(check["points"] for check in checks if check["passed"]),
+        "checks": checks,
+        "visible": str(error)[:SHOWN] if error is not None else "",
+    }
+
+
+def _check(ask: Ask, item: Any) -> dict[str, Any]:
+    """One check: whether it passed, and what was given instead, in words."""
+    check = {"says": ask.says, "points": ask.points, "passed": False, "given": "nothing was handed over"}
+    if not isinstance(item, dict):
+        return check
+    if not isinstance(item.get("values"), list):
+        return check | {"given": str(item.get("error", ""))[:SHOWN]}
+    try:
+        values = [decode(value) for value in item["values"]]
+    except Exception:
+        return check | {"given": "something that is not data"}
+    return check | {"passed": ask.passes(values), "given": "; ".join(_short(value) for value in values)[:SHOWN]}
+
+
+def _short(value: Any) -> str:
+    return " ".join(repr(value)[: 2 * SHOWN].split())
+
+
+def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:
+    text = texts.get(part.id, "")
+    stub = next(c.source for c in problem_set.released.cells if c.metadata.get("nbgrader", {}).get("grade_id") == part.id)
+    answered = bool(text.strip()) and text.strip() != stub.strip()
+    return {"score": None if answered else 0.0, "checks": [], "visible": "" if answered else "not answered"}
