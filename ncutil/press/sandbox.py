@@ -10,6 +10,7 @@ not promise, on the page about the sandbox.
 import contextlib
 import itertools
 import os
+import resource
 import shutil
 import signal
 import site
@@ -45,7 +46,7 @@ GRACE = 5.0
 DEPTH = 16
 """Folders within folders that are taken out."""
 
-INTERVAL = 0.05
+INTERVAL = 0.1
 """Seconds between two looks at memory."""
 
 
@@ -108,7 +109,7 @@ def find_sandbox() -> str:
             ended = run(["true"], Path(folder), sandbox=tool, limits=Limits(wall=60))
         if ended.status == "done":
             return tool
-        complaints.append(f"{tool}: {(ended.output.strip() or ended.status).splitlines()[-1]}")
+        complaints.append(f"{tool}: {(ended.output.strip() or ended.status).splitlines()[0]}")
     raise NoSandboxError(
         "a submission is a stranger's program, and nothing here can isolate it: it could read the other submissions, "
         "the solutions and your files, change them, and send them away. Install bubblewrap (Debian, Ubuntu: apt "
@@ -333,7 +334,7 @@ def _watch(words: Sequence[str], packed: IO[bytes] | None, left: IO[bytes] | Non
                 if time.monotonic() - started > limits.wall + (GRACE if left else 0):
                     reason = reason or "wall time"
                     _kill(process)
-                elif not reason and _memory(process.pid) > limits.memory * MIB:
+                elif not reason and _too_much(process.pid, limits.memory * MIB):
                     reason = "memory"
                     _stop(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -391,18 +392,31 @@ def _tree(root: int) -> list[psutil.Process]:
         return []
 
 
-def _memory(root: int) -> int:
-    """Bytes that the processes below one keep busy, which nothing in the kernel bounds for all of them together."""
-    return sum(_busy(process.pid) for process in _tree(root))
+def _too_much(root: int, bound: int) -> bool:
+    """Whether the processes below one keep more memory busy than a bound, which the kernel only keeps for each."""
+    tree = [process.pid for process in _tree(root)]
+    unnamed = sum(map(_unnamed_files, tree))
+    # What is resident includes what processes share, but is read in no time; looking closely takes milliseconds.
+    return unnamed + sum(map(_resident, tree)) > bound and unnamed + sum(map(_own, tree)) > bound
 
 
-def _busy(process: int) -> int:
-    """Bytes of memory of a process: its share of its mappings, and files that exist only while it holds them open."""
-    taken = 0
+def _resident(process: int) -> int:
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                taken += int(line.split()[1]) * 1024
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
+
+
+def _own(process: int) -> int:
+    """Bytes of a process that come from no file, what it shares with others in equal parts."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return 0
+
+
+def _unnamed_files(process: int) -> int:
+    """Bytes in memory that count as files, and exist only while the process holds them open."""
+    taken = 0
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{process}/fd"):
             with contextlib.suppress(OSError):
