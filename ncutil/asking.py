@@ -21,7 +21,7 @@ DEPTH = 12
 class Ask:
     """One thing that is asked: `inputs` holds the arguments of every call, or is None where a value is asked for.
 
-    `expected` holds one answer of the reference per input (one in all for a value); `judge`, where given, decides alone.
+    `expected` holds the reference's answer to each input (one in all for a value); `judge`, where given, decides alone.
     """
 
     name: str
@@ -176,7 +176,7 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
     array = value.detach() if hasattr(value, "detach") else value
     array = np.asarray(array) if hasattr(array, "__array__") else None
     if array is None:
-        raise TypeError(f"a {type(value).__name__} is not data (numbers, text, lists, dicts, arrays, tables)")
+        raise TypeError(f"not data but {type(value).__name__} (expected numbers, text, lists, dicts, arrays, tables)")
     if array.dtype.kind not in "biuf":
         return encode(array.tolist(), depth - 1)
     return {"array": array.tolist(), "shape": list(array.shape)}

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -15,7 +16,7 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ncutil.press.project import Project
+from ncutil.press.project import Project, read_chapter
 from ncutil.press.skip import imported_modules
 
 
@@ -45,7 +46,8 @@ def test_checkers_are_content(command: list[str]) -> None:
 
 
 def test_chapters_are_linted_through_jupytext(tmp_path: Path) -> None:
-    for chapter in Project(ROOT).chapters.values():
+    sets = [read_chapter(path) for path in (ROOT / "notebooks" / "assignments").glob("*.md")]
+    for chapter in [*Project(ROOT).chapters.values(), *[replace(item, name=f"set-{item.name}") for item in sets]]:
         nbformat.write(chapter.notebook, tmp_path / f"{chapter.name}.ipynb")
     settings = ["--config", str(ROOT / "pyproject.toml")]
     # A notebook imports where a reader first needs it.

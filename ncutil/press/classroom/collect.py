@@ -205,10 +205,15 @@ def run_task(task: dict[str, Any], data: Iterable[Path], tool: str, limits: sand
         for path in data:
             (folder / path.name).write_bytes(path.read_bytes())
         command = [sys.executable, "-m", "ncutil.press.classroom.runner", "task.json", "answers.json"]
-        environment = {"MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp", "IPYTHONDIR": "/tmp", "NUMBA_CACHE_DIR": "/tmp"}
+        environment = {"MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp", "IPYTHONDIR": "/tmp"}
         ended = sandbox.run(command, folder, limits=limits, sandbox=tool, env=environment)
         answers = _read_answers(folder / "answers.json")
-    return {"status": ended.status, "seconds": round(ended.seconds, 2), "answers": answers}
+    status = ended.status
+    if status in ("done", "failed"):
+        # A notebook may end its own process, with whatever status it likes.
+        whole = parse_answers(answers).keys() >= {cell["id"] for cell in task["cells"]}
+        status = "done" if whole else "ended early"
+    return {"status": status, "seconds": round(ended.seconds, 2), "answers": answers}
 
 
 def _read_answers(path: Path) -> str:
@@ -219,6 +224,15 @@ def _read_answers(path: Path) -> str:
     except OSError:
         return ""
     return text.decode("utf-8", "replace") if len(text) <= ANSWERS else ""
+
+
+def parse_answers(text: str) -> dict[str, Any]:
+    """What a stranger handed over, by cell; empty if it is not even that."""
+    try:
+        answers = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return answers if isinstance(answers, dict) else {}
 
 
 def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, limits: sandbox.Limits) -> Record:

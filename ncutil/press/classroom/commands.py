@@ -31,7 +31,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def classroom() -> None:
     """Release problem sets, check one's own work, grade a class."""
     if importlib.util.find_spec("nbgrader") is None:
-        raise PressError("the classroom needs nbgrader: pip install 'ncutil[classroom]' (in a clone: -e '.[classroom]')")
+        raise PressError(
+            "the classroom needs nbgrader: pip install 'ncutil[classroom]' (in a clone: -e '.[classroom]')"
+        )
     # Before anything is imported: one thread each, and no window. nbgrader calls a program that lies beside Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"), MPLBACKEND="Agg", PATH=path)
@@ -201,7 +203,11 @@ def _bring_up_to_date(
     waiting, judged, outdated = [], 0, 0
 
     def settle(record: "Record", item: "ProblemSet") -> None:
-        record |= {"judge_key": item.judge_key, "judged": judging.judge(item, record)}
+        record |= {
+            "judge_key": item.judge_key,
+            "judged": judging.judge(item, record),
+            "remark": judging.remark(item, record),
+        }
         collect.keep(course, record)
         records[record["student"], record["set"]] = record
 
@@ -220,9 +226,13 @@ def _bring_up_to_date(
         else:
             records[submission.student, submission.name] = record
             outdated += 1
-    click.echo(f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {len(records) - judged} up to date")
+    click.echo(
+        f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {len(records) - judged} up to date"
+    )
     if outdated:
-        click.secho(f"{outdated} were judged by tests that have changed since; --regrade judges them again", fg="yellow")
+        click.secho(
+            f"{outdated} were judged by tests that have changed since; --regrade judges them again", fg="yellow"
+        )
     if not waiting:
         return records
     try:
@@ -266,10 +276,12 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int) -> None:
     stopped = [grade for grade in present if grade.status.startswith("stopped")]
     not_run = [grade for grade in present if grade.status == "not run"]
     late = sum(grade.late not in ("", "unknown") for grade in present)
-    click.echo(f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand")
+    click.echo(
+        f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand"
+    )
     click.echo(f"wrote gradebook.db, grades.csv, manual.csv, feedback/, report.html in {course.folder}")
     for grade in [*stopped, *not_run]:
-        note = (grade.record or {})["note"]
-        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{f': {note}' if note else ''}", fg="yellow")
+        note = f": {grade.note}" if grade.note else ""
+        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
     if stopped or not_run:
         raise PressError(f"{len(stopped)} stopped before their end, {len(not_run)} could not be run: see report.html")

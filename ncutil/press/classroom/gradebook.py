@@ -5,6 +5,7 @@ All three are written from the kept results each time, so that what was killed o
 
 import csv
 import io
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,8 +75,13 @@ class Grade:
         return "run" if ended == "done" else f"stopped: {ended}"
 
     @property
+    def note(self) -> str:
+        """What a teacher and the student should know about how it ran."""
+        return "; ".join(filter(None, (self.record["note"], self.record["remark"]))) if self.record else ""
+
+    @property
     def late(self) -> str:
-        """"" where in time or not due, "unknown" where nobody has written down when it came, else by how much."""
+        """ "" where in time or not due, "unknown" where nobody has written down when it came, else by how much."""
         if self.record is None or self.due is None:
             return ""
         if self.handed_in is None:
@@ -184,7 +190,7 @@ def write_grades(course: Course, grades: Iterable[Grade]) -> None:
                 grade.status,
                 grade.late,
                 grade.handed_in.isoformat(sep=" ", timespec="seconds") if grade.handed_in else "",
-                grade.record["note"] if grade.record else "",
+                grade.note,
             )
         )
     write_table(course.folder / "grades.csv", GRADES, rows)
@@ -194,6 +200,7 @@ def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable
     """Bring nbgrader's gradebook up to date; whatever it held before, it holds these grades afterwards."""
     from nbgrader.api import Gradebook
     from nbgrader.preprocessors import SaveCells
+    from sqlalchemy.exc import SAWarning
 
     url = f"sqlite:///{course.folder / 'gradebook.db'}"
     sets = list(sets)
@@ -212,7 +219,9 @@ def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable
                 f"{problem_set.name} has gained or lost graded cells since submissions to it were graded, and "
                 f"nbgrader keeps those apart: move {course.folder / 'gradebook.db'} away to have it written anew"
             ) from None
-    with Gradebook(url) as book:
+    with Gradebook(url) as book, warnings.catch_warnings():
+        # nbgrader's own way of adding a submission makes SQLAlchemy wonder.
+        warnings.simplefilter("ignore", SAWarning)
         present = {(grade.problem_set.name, grade.student): grade for grade in grades if grade.record}
         for problem_set in sets:
             for old in book.assignment_submissions(problem_set.name):

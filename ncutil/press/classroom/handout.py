@@ -58,7 +58,9 @@ def settle_seed(folder: Path, seed: int | None, names: list[str]) -> int:
 
         kept = read_course(folder).seed
         if seed not in (None, kept):
-            raise PressError(f"{path} says that this class has seed {kept}, not {seed}; another class has its own folder")
+            raise PressError(
+                f"{path} says that this class has seed {kept}, not {seed}; another class has its own folder"
+            )
         return kept
     seed = secrets.randbelow(10**6) if seed is None else seed
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,10 @@
 """From what a submission handed over to points: nothing here runs a line of it."""
 
-import json
 from typing import Any
 
 from ncutil.asking import Ask, decode
-from ncutil.press.classroom.collect import Record
-from ncutil.press.classroom.problems import Part, ProblemSet
+from ncutil.press.classroom.collect import Record, parse_answers
+from ncutil.press.classroom.problems import Part, ProblemSet, role
 
 SHOWN = 300
 """Characters of an answer that feedback shows."""
@@ -13,19 +12,22 @@ SHOWN = 300
 
 def judge(problem_set: ProblemSet, record: Record) -> dict[str, Any]:
     """Score and checks of every part; the score of a part that waits for a teacher is None."""
-    answers = _parse(record["answers"])
+    answers = parse_answers(record["answers"])
     return {
         part.id: _by_hand(problem_set, part, record["texts"]) if part.by_hand else _asked(part, answers)
         for part in problem_set.parts
     }
 
 
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        answers = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return answers if isinstance(answers, dict) else {}
+def remark(problem_set: ProblemSet, record: Record) -> str:
+    """Which given cell failed, if one did: something that the submission did has got in its way."""
+    answers = parse_answers(record["answers"])
+    for cell in problem_set.source.cells:
+        name = cell.metadata.nbgrader.grade_id if role(cell) == "given" else ""
+        found = answers.get(name)
+        if isinstance(found, dict) and found.get("error") is not None:
+            return f"a given cell failed ({name}: {str(found['error'])[:SHOWN]})"
+    return ""
 
 
 def _asked(part: Part, answers: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def _short(value: Any) -> str:
 
 def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:
     text = texts.get(part.id, "")
-    stub = next(c.source for c in problem_set.released.cells if c.metadata.get("nbgrader", {}).get("grade_id") == part.id)
+    stub = next(
+        c.source for c in problem_set.released.cells if c.metadata.get("nbgrader", {}).get("grade_id") == part.id
+    )
     answered = bool(text.strip()) and text.strip() != stub.strip()
     return {"score": None if answered else 0.0, "checks": [], "visible": "" if answered else "not answered"}

@@ -115,7 +115,7 @@ def make_shell() -> Any:
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "NoColor"
-    return Shell(config=config, user_module=types.ModuleType("__main__"), user_ns={"__name__": "__main__"})
+    return Shell(config=config, user_module=types.ModuleType("__main__"))
 
 
 def main() -> None:
