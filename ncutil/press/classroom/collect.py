@@ -5,33 +5,29 @@ A course folder holds `course.yml` (seed, due dates), `submitted/<student>/<set>
 at all: a grading that was killed goes on with the next one.
 """
 
-import contextlib
 import csv
 import json
-import os
 import re
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import dateutil.parser
-import nbformat
 from nbformat import NotebookNode
 
 from ncutil.asking import encode
 from ncutil.press import sandbox
+from ncutil.press.classroom import intake
+from ncutil.press.classroom.intake import Submission, language, parse_time, read_notebook, read_regular
 from ncutil.press.classroom.problems import ProblemSet
 from ncutil.press.project import PressError, read_yaml
 from ncutil.press.skip import digest
 
 FORMAT = 1
-LARGEST = 10 * 2**20
-"""Bytes of a submitted notebook."""
 ANSWERS = 8 * 2**20
 """Bytes of what a submission hands over."""
 CELL_SECONDS = 60
@@ -53,17 +49,6 @@ class Course:
         return self.folder / "results" / student / f"{name}.json"
 
 
-@dataclass(frozen=True)
-class Submission:
-    """What a student has handed in for a set; `problem` says why it cannot be run, if so."""
-
-    student: str
-    name: str
-    path: Path | None
-    handed_in: datetime | None
-    problem: str
-
-
 def read_course(folder: Path) -> Course:
     """The class in a folder; what is wrong with its files is one line."""
     if not (folder / "course.yml").is_file():
@@ -77,12 +62,11 @@ def read_course(folder: Path) -> Course:
 
 
 def read_time(value: Any, place: str) -> datetime:
-    """A point in time, in UTC where no zone is given."""
+    """A point in time that a teacher has written down, in UTC where no zone is given."""
     try:
-        time = value if isinstance(value, datetime) else dateutil.parser.parse(str(value))
+        return parse_time(value)
     except (ValueError, OverflowError):
         raise PressError(f"{place}: {value!r} is not a date and time, such as 2027-03-01 18:00") from None
-    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
 
 
 def _roster(folder: Path) -> dict[str, str]:
@@ -91,71 +75,36 @@ def _roster(folder: Path) -> dict[str, str]:
     if path.is_file():
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
-                if not row.get("student"):
-                    raise PressError(f"{path}: expected the columns student and name, and a student in every row")
-                found[row["student"].strip()] = (row.get("name") or "").strip()
+                student = (row.get("student") or "").strip()
+                if not _can_be_a_student(student):
+                    raise PressError(f"{path}: expected the columns student and name, and in every row {STUDENT}")
+                found[student] = (row.get("name") or "").strip()
     for place in sorted((folder / "submitted").glob("*")):
-        if place.is_dir() and not place.name.startswith("."):
+        if place.is_dir() and _can_be_a_student(place.name):
             found.setdefault(place.name, "")
-    for student in found:
-        if not re.fullmatch(r"[^/\x00-\x1f\x7f\ud800-\udfff]{1,80}", student) or student in (".", ".."):
-            raise PressError(f"{student!r} cannot be a student: expected 1 to 80 printable characters without '/'")
     return dict(sorted(found.items()))
 
 
-def collect(course: Course, names: Iterable[str]) -> list[Submission]:
-    """Everything handed in, by student and set; folders of unknown sets are an error before any work is done."""
-    names, found = list(names), []
+STUDENT = "a student of 1 to 80 printable characters without '/'"
+
+
+def _can_be_a_student(name: str) -> bool:
+    return re.fullmatch(r"(?!\.)[^/\x00-\x1f\x7f\ud800-\udfff]{1,80}", name) is not None
+
+
+def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], dict[str, list[str]]]:
+    """Everything handed in, by student and set; and by student, a line for everything that is no submission."""
+    found: list[Submission] = []
+    strays: dict[str, list[str]] = {}
     for student in course.roster:
-        place = course.folder / "submitted" / student
-        if place.is_symlink():
-            raise PressError(f"{place} is a link; expected a folder for each student")
-        for folder in sorted(place.glob("*")) if place.is_dir() else []:
-            if folder.name.startswith("."):
-                continue
-            if folder.name not in names:
-                raise PressError(f"{folder}: no problem set of this name; known: {', '.join(names)}")
-            found.append(_submission(student, folder))
-    return found
-
-
-def _submission(student: str, folder: Path) -> Submission:
-    path, problem, stamp = None, "", None
-    notebooks = sorted(folder.glob("*.ipynb")) if folder.is_dir() and not folder.is_symlink() else []
-    named = [path for path in notebooks if path.stem == folder.name]
-    if not notebooks:
-        problem = "there is no notebook in the folder"
-    elif not named and len(notebooks) > 1:
-        problem = f"there are {len(notebooks)} notebooks in the folder, and none is called {folder.name}.ipynb"
-    else:
-        path = (named or notebooks)[0]
-        if path.is_symlink() or not path.is_file():
-            problem = "the notebook is a link or a folder, not a file"
-        elif path.stat().st_size > LARGEST:
-            problem = f"the notebook is larger than {LARGEST // 2**20} MB; clear its outputs and hand it in again"
-    with contextlib.suppress(OSError, UnicodeDecodeError, PressError):
-        stamp = read_time((folder / "timestamp.txt").read_text().strip()[:80], "timestamp.txt")
-    return Submission(student, folder.name, path, stamp, problem)
-
-
-def read_notebook(path: Path) -> NotebookNode:
-    """A stranger's notebook as version 4; ValueError says what is wrong with it."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("the file is not UTF-8 text") from None
-    if not text.strip():
-        raise ValueError("the file is empty")
-    try:
-        notebook = nbformat.reads(text, as_version=4)
-        # Reading does not look at the cells.
-        for cell in notebook.cells:
-            if not isinstance(cell.source, str) or not isinstance(cell.cell_type, str):
-                raise ValueError("a cell without text")
-            cell.metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else NotebookNode()
-    except Exception as error:
-        raise ValueError(f"the file is not a notebook ({type(error).__name__})") from None
-    return notebook
+        own, lines = intake.find(course.folder / "submitted" / student, names)
+        found += own
+        if lines:
+            strays[student] = lines
+    for place in sorted((course.folder / "submitted").glob("*")):
+        if place.name not in course.roster and not place.name.startswith("."):
+            strays[ascii(place.name)] = [f"not the folder of a student; expected {STUDENT}"]
+    return found, strays
 
 
 def grade_id(cell: NotebookNode) -> str:
@@ -219,11 +168,9 @@ def run_task(task: dict[str, Any], data: Iterable[Path], tool: str, limits: sand
 def _read_answers(path: Path) -> str:
     """The text that a stranger's process has written, if it is short enough; it is looked at when it is judged."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            text = file.read(ANSWERS + 1)
-    except OSError:
+        return read_regular(path, ANSWERS).decode("utf-8", "replace")
+    except ValueError:
         return ""
-    return text.decode("utf-8", "replace") if len(text) <= ANSWERS else ""
 
 
 def parse_answers(text: str) -> dict[str, Any]:
@@ -257,8 +204,12 @@ def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, l
         return record | {"status": "not run", "note": str(error)}
     released = notebook.metadata.get("ncutil")
     seed = released.get("seed") if isinstance(released, dict) else None
+    notes = []
     if seed != problem_set.seed:
-        record["note"] = "the notebook was not released for this class: its numbers are others"
+        notes.append("the notebook was not released for this class: its numbers are others")
+    if (spoken := language(notebook)) != "python":
+        notes.append(f"the notebook's kernel speaks {spoken!r}; it was run as Python")
+    record["note"] = "; ".join(notes)
     return record | run_task(task, problem_set.chapter.declared_data, tool, limits)
 
 
@@ -266,7 +217,10 @@ def fingerprint(submission: Submission) -> str:
     """Changes where a student hands in something else."""
     if submission.path is None or submission.problem:
         return digest(submission.problem)
-    return digest(submission.path.read_bytes())
+    try:
+        return digest(read_regular(submission.path, intake.LARGEST))
+    except ValueError as error:
+        return digest(str(error))
 
 
 def read_result(path: Path) -> Record | None:

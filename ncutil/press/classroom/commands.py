@@ -31,9 +31,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def classroom() -> None:
     """Release problem sets, check one's own work, grade a class."""
     if importlib.util.find_spec("nbgrader") is None:
-        raise PressError(
-            "the classroom needs nbgrader: pip install 'ncutil[classroom]' (in a clone: -e '.[classroom]')"
-        )
+        raise PressError("the classroom needs nbgrader: pip install 'ncutil[classroom]', in a clone -e '.[classroom]'")
     # Before anything is imported: one thread each, and no window. nbgrader calls a program that lies beside Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"), MPLBACKEND="Agg", PATH=path)
@@ -88,9 +86,9 @@ def check(notebook: Path) -> None:
         if grading.get("solution"):
             lines.append(f"  {title}: marked by hand")
             continue
-        error = answers.get(str(number), {"error": "the notebook ended before this cell"})["error"]
-        failed += error is not None
-        lines.append(f"{'x' if error else '+'} {title}: {error or 'its checks pass'}{_changed(cell)}")
+        said = answers.get(str(number), {"error": "the notebook ended before this cell"})["error"]
+        failed += said is not None
+        lines.append(f"{'x' if said else '+'} {title}: {said or 'its checks pass'}{_changed(cell)}")
     if not lines:
         raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
     click.echo("\n".join(lines))
@@ -138,7 +136,7 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
     course = collect.read_course(folder)
     known = problems.names(project)
     with _only_one(folder):
-        submissions = collect.collect(course, known)
+        submissions, strays = collect.collect(course, known)
         used = {submission.name for submission in submissions} | (course.due.keys() & set(known))
         if unknown := course.due.keys() - set(known):
             raise PressError(f"course.yml: no problem set {', '.join(sorted(unknown))}; known: {', '.join(known)}")
@@ -160,8 +158,8 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
             for student in course.roster
             for name, item in sets.items()
         ]
-        waiting = _write(course, list(sets.values()), grades)
-    _summary(course, grades, waiting)
+        waiting = _write(course, list(sets.values()), grades, strays)
+    _summary(course, grades, waiting, strays)
 
 
 def _read_sets(project: Project, names: Iterable[str], seed: int) -> "list[ProblemSet]":
@@ -214,9 +212,7 @@ def _bring_up_to_date(
     for submission in submissions:
         item = sets[submission.name]
         record = collect.read_result(course.result(submission.student, submission.name))
-        if record is None or record["submission"] != collect.fingerprint(submission):
-            waiting.append(submission)
-        elif regrade and (record["run_key"] != item.run_key or record["status"] not in ("done", "not run")):
+        if record is None or _has_to_run(record, submission, item, regrade):
             waiting.append(submission)
         elif record["judge_key"] == item.judge_key:
             records[submission.student, submission.name] = record
@@ -226,9 +222,8 @@ def _bring_up_to_date(
         else:
             records[submission.student, submission.name] = record
             outdated += 1
-    click.echo(
-        f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {len(records) - judged} up to date"
-    )
+    kept = len(records) - judged
+    click.echo(f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {kept} up to date")
     if outdated:
         click.secho(
             f"{outdated} were judged by tests that have changed since; --regrade judges them again", fg="yellow"
@@ -259,19 +254,29 @@ def _bring_up_to_date(
     return records
 
 
-def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]") -> int:
+def _has_to_run(record: "Record", submission: "Submission", item: "ProblemSet", regrade: bool) -> bool:
+    """Whether something else was handed in; under --regrade also whether it would be asked something else."""
+    from ncutil.press.classroom import collect
+
+    if record["submission"] != collect.fingerprint(submission):
+        return True
+    return regrade and (record["run_key"] != item.run_key or record["status"] not in ("done", "not run"))
+
+
+def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", strays: dict[str, list[str]]) -> int:
     """Write everything that a teacher and the students read; returns how many parts wait for a mark."""
     from ncutil.press.classroom import gradebook, pages
 
     gradebook.write_gradebook(course, sets, grades)
     gradebook.write_grades(course, grades)
     for student in course.roster:
-        pages.write_feedback(course, student, [grade for grade in grades if grade.student == student])
-    pages.write_report(course, sets, grades)
+        own = [grade for grade in grades if grade.student == student]
+        pages.write_feedback(course, student, own, strays.get(student, []))
+    pages.write_report(course, sets, grades, strays)
     return gradebook.write_marks(course, grades)
 
 
-def _summary(course: "Course", grades: "list[Grade]", waiting: int) -> None:
+def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict[str, list[str]]) -> None:
     present = [grade for grade in grades if grade.record]
     stopped = [grade for grade in present if grade.status.startswith("stopped")]
     not_run = [grade for grade in present if grade.status == "not run"]
@@ -283,5 +288,12 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int) -> None:
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
         click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
-    if stopped or not_run:
-        raise PressError(f"{len(stopped)} stopped before their end, {len(not_run)} could not be run: see report.html")
+    for student, lines in strays.items():
+        for line in lines:
+            click.secho(f"{student}: {line}", fg="yellow")
+    if stopped or not_run or strays:
+        lost = sum(map(len, strays.values()))
+        raise PressError(
+            f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised: "
+            "see report.html"
+        )

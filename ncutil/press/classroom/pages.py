@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,34 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def write_feedback(course: Course, student: str, grades: Sequence[Grade]) -> Path:
+def write_feedback(course: Course, student: str, grades: Sequence[Grade], strays: Sequence[str]) -> Path:
     """The page of one student: every set, every check, what was given, and never what was expected."""
     path = course.folder / "feedback" / student / "feedback.html"
-    _write(path, _render("feedback.html.j2", title=f"Feedback for {course.roster[student] or student}", grades=grades))
+    _write(
+        path,
+        _render(
+            "feedback.html.j2", title=f"Feedback for {course.roster[student] or student}", grades=grades, strays=strays
+        ),
+    )
     return path
 
 
-def write_report(course: Course, sets: Iterable[ProblemSet], grades: Sequence[Grade]) -> Path:
+def write_report(
+    course: Course, sets: Iterable[ProblemSet], grades: Sequence[Grade], strays: Mapping[str, Sequence[str]]
+) -> Path:
     """The page about the class: how the points are spread, which checks fail most, who needs attention."""
     path = course.folder / "report.html"
     found = [_about(problem_set, [g for g in grades if g.problem_set is problem_set]) for problem_set in sets]
     _write(
         path,
-        _render("report.html.j2", title="Class report", seed=course.seed, students=len(course.roster), sets=found),
+        _render(
+            "report.html.j2",
+            title="Class report",
+            seed=course.seed,
+            students=len(course.roster),
+            sets=found,
+            strays=[f"{student}: {line}" for student, lines in strays.items() for line in lines],
+        ),
     )
     return path
 

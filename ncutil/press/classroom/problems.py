@@ -225,7 +225,8 @@ def release(name: str, seed: int, source: NotebookNode) -> NotebookNode:
 
 def secrets(source: NotebookNode) -> set[str]:
     """Lines of solutions and hidden tests that stand nowhere else: none of them may reach a student."""
-    hidden, shown = set(), set()
+    hidden: set[str] = set()
+    shown: set[str] = set()
     for cell in source.cells:
         inside = role(cell) == "by hand"
         for line in cell.source.splitlines():

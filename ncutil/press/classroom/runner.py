@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,14 +107,15 @@ def make_shell() -> Any:
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    class Shell(InteractiveShell):  # type: ignore[misc]
+    class Shell(InteractiveShell):
         def enable_gui(self, gui: Any = None) -> None:
             """For `%matplotlib inline`: there is no screen."""
 
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "NoColor"
-    return Shell(config=config, user_module=types.ModuleType("__main__"))
+    shell: Any = Shell
+    return shell(config=config, user_module=types.ModuleType("__main__"))
 
 
 def main() -> None:
