@@ -20,8 +20,9 @@ from ncutil.press.project import PressError, Project
 from ncutil.press.run import ONE_THREAD
 
 if TYPE_CHECKING:
-    from ncutil.press.classroom.collect import Course, Record, Submission
+    from ncutil.press.classroom.collect import Course, Record
     from ncutil.press.classroom.gradebook import Grade
+    from ncutil.press.classroom.intake import Submission
     from ncutil.press.classroom.problems import ProblemSet
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -64,11 +65,11 @@ def check(notebook: Path) -> None:
 
     Exit status 1 if one of them fails. Grading asks for more than these checks do.
     """
-    from ncutil.press.classroom import collect
+    from ncutil.press.classroom import collect, intake
     from ncutil.press.classroom.problems import headings
 
     try:
-        read = collect.read_notebook(notebook)
+        read = intake.read_notebook(notebook)
     except ValueError as error:
         raise PressError(f"{notebook}: {error}") from None
     titles, cells, lines = list(headings(read)), [], []
