@@ -3,7 +3,7 @@
 from typing import Any
 
 from ncutil.asking import Ask, decode
-from ncutil.press.classroom.collect import Record, parse_answers
+from ncutil.press.classroom.collect import Record, grade_id, parse_answers
 from ncutil.press.classroom.problems import Part, ProblemSet, role
 
 SHOWN = 300
@@ -14,7 +14,7 @@ def judge(problem_set: ProblemSet, record: Record) -> dict[str, Any]:
     """Score and checks of every part; the score of a part that waits for a teacher is None."""
     answers = parse_answers(record["answers"])
     return {
-        part.id: _by_hand(problem_set, part, record["texts"]) if part.by_hand else _asked(part, answers)
+        part.id: _by_hand(problem_set, part, record["texts"]) if part.by_hand else _asked(problem_set, part, answers)
         for part in problem_set.parts
     }
 
@@ -30,17 +30,31 @@ def remark(problem_set: ProblemSet, record: Record) -> str:
     return ""
 
 
-def _asked(part: Part, answers: dict[str, Any]) -> dict[str, Any]:
-    cell = answers.get(part.id)
-    cell = cell if isinstance(cell, dict) else {}
+def _own_cells(problem_set: ProblemSet, part: Part) -> list[str]:
+    """The cells that belong to a part: from the one behind the part before to its own."""
+    found: list[str] = []
+    for cell in problem_set.source.cells:
+        if role(cell) == "text":
+            continue
+        found.append(grade_id(cell))
+        if found[-1] == part.id:
+            break
+        if role(cell) in ("tests", "by hand"):
+            found = []
+    return found
+
+
+def _asked(problem_set: ProblemSet, part: Part, answers: dict[str, Any]) -> dict[str, Any]:
+    cells = [answers.get(name) for name in _own_cells(problem_set, part)]
+    errors = [cell["error"] for cell in cells if isinstance(cell, dict) and cell.get("error") is not None]
+    cell = cells[-1] if isinstance(cells[-1], dict) else {}
     given = cell.get("asks")
     given = given if isinstance(given, list) and len(given) == len(part.asks) else [None] * len(part.asks)
     checks = [_check(ask, item) for ask, item in zip(part.asks, given, strict=True)]
-    error = cell.get("error")
     return {
         "score": sum(check["points"] for check in checks if check["passed"]),
         "checks": checks,
-        "visible": str(error)[:SHOWN] if error is not None else "",
+        "said": str(errors[0])[:SHOWN] if errors else "",
     }
 
 
@@ -64,8 +78,6 @@ def _short(value: Any) -> str:
 
 def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:
     text = texts.get(part.id, "")
-    stub = next(
-        c.source for c in problem_set.released.cells if c.metadata.get("nbgrader", {}).get("grade_id") == part.id
-    )
+    stub = next(cell.source for cell in problem_set.released.cells if grade_id(cell) == part.id)
     answered = bool(text.strip()) and text.strip() != stub.strip()
-    return {"score": None if answered else 0.0, "checks": [], "visible": "" if answered else "not answered"}
+    return {"score": None if answered else 0.0, "checks": [], "said": "" if answered else "not answered"}
