@@ -16,6 +16,9 @@ import numpy as np
 DEPTH = 12
 """Lists in lists that an answer may have; a table of tables needs three."""
 
+KEYS = 5000
+"""Keys of a dict in an answer: numbers can be chosen such that a dict of very many of them takes hours to make."""
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -188,7 +191,7 @@ def decode(value: Any) -> Any:
         return [decode(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.keys() == {"dict"} and isinstance(value["dict"], list):
+    if value.keys() == {"dict"} and isinstance(value["dict"], list) and len(value["dict"]) <= KEYS:
         pairs = [pair for pair in value["dict"] if isinstance(pair, list) and len(pair) == 2]
         if len(pairs) == len(value["dict"]) and not any(isinstance(key, (list, dict)) for key, _ in pairs):
             return {key: decode(item) for key, item in pairs}

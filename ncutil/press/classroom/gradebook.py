@@ -18,7 +18,7 @@ from ncutil.press.project import PressError
 
 MARKS = ("student", "set", "part", "points", "of", "comment", "submission")
 GRADES = ("student", "name", "set", "score", "of", "to_mark", "status", "late", "handed_in", "note")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def _bare(text: str) -> str:
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write CSV so that a reader sees either the old file or the whole new one."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # In quotes, a cell stays one cell also for a program that separates by semicolons.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
     writer.writerows([[cell(value) for value in row] for row in rows])
     partial = path.with_name(f".{path.name}.part")

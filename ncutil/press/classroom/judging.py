@@ -26,7 +26,7 @@ def remark(problem_set: ProblemSet, record: Record) -> str:
         name = cell.metadata.nbgrader.grade_id if role(cell) == "given" else ""
         found = answers.get(name)
         if isinstance(found, dict) and found.get("error") is not None:
-            return f"a given cell failed ({name}: {str(found['error'])[:SHOWN]})"
+            return f"a given cell failed ({name}: {_text(found['error'])})"
     return ""
 
 
@@ -54,7 +54,7 @@ def _asked(problem_set: ProblemSet, part: Part, answers: dict[str, Any]) -> dict
     return {
         "score": sum(check["points"] for check in checks if check["passed"]),
         "checks": checks,
-        "said": str(errors[0])[:SHOWN] if errors else "",
+        "said": _text(errors[0]) if errors else "",
     }
 
 
@@ -64,7 +64,7 @@ def _check(ask: Ask, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return check
     if not isinstance(item.get("values"), list):
-        return check | {"given": str(item.get("error", ""))[:SHOWN]}
+        return check | {"given": _text(item.get("error", ""))}
     try:
         values = [decode(value) for value in item["values"]]
     except Exception:
@@ -73,7 +73,15 @@ def _check(ask: Ask, item: Any) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    return " ".join(repr(value)[: 2 * SHOWN].split())
+    try:
+        return " ".join(repr(value)[: 2 * SHOWN].split())
+    except Exception:  # lists within lists, deeper than can be shown
+        return "something that cannot be shown"
+
+
+def _text(value: Any) -> str:
+    """A stranger's message, which need not be one."""
+    return value[:SHOWN] if isinstance(value, str) else "something that is not text"
 
 
 def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:

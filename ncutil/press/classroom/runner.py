@@ -19,6 +19,8 @@ from ncutil.asking import decode, encode
 
 LENGTH = 2000
 """Characters of an error message that are handed over."""
+LONGEST = 500_000
+"""Characters of an answer: one that is out of all proportion must not take the others with it."""
 
 Answers = dict[str, Any]
 
@@ -72,8 +74,12 @@ def _answer(names: dict[str, Any], ask: dict[str, Any]) -> dict[str, Any]:
         if name not in names:
             return {"error": f"{name} is not defined"}
         if ask["inputs"] is None:
-            return {"values": [encode(names[name])]}
-        return {"values": [encode(names[name](*words)) for words in decode(ask["inputs"])]}
+            values = [encode(names[name])]
+        else:
+            values = [encode(names[name](*words)) for words in decode(ask["inputs"])]
+        if len(json.dumps(values)) > LONGEST:
+            return {"error": f"{name} is too large to hand over (more than {LONGEST} characters as JSON)"}
+        return {"values": values}
     except BaseException as raised:
         return {"error": _words(raised)}
 
