@@ -1,9 +1,11 @@
 """Submissions to problem sets, made from the release and from edits of the reference, and what they score."""
 
+import contextlib
 import copy
 import functools
 import json
 import re
+import tempfile
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,5 +86,8 @@ def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
     """Scores by part, by the same code that grades a class, in this process."""
     task, texts = collect.make_task(item, notebook)
     task = json.loads(json.dumps(task))
-    handed_over = json.dumps(perform(task, Shell(), lambda _: None))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for file, content in item.files.items():
+            Path(file).write_bytes(content)
+        handed_over = json.dumps(perform(task, Shell(), lambda _: None))
     return judging.judge(item, {"texts": texts, "answers": handed_over})

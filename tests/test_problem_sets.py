@@ -50,8 +50,8 @@ def test_set_has_its_parts(name: str) -> None:
             assert [int(n) for n in re.findall(r"<summary>Hint (\d)", own)] == [1, 2, 3]
             assert "what the result looks like</summary>" in own
     for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
-        assert item.pictures[picture].startswith(b"\x89PNG")
-    assert item.pictures
+        assert item.files[picture].startswith(b"\x89PNG")
+    assert any(file.endswith(".png") for file in item.files)
 
 
 def test_hints_point_to_sections_that_exist(name: str) -> None:

@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -147,14 +147,14 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
     return {"cells": cells, "cell_seconds": CELL_SECONDS}, texts
 
 
-def run_task(task: dict[str, Any], data: Iterable[Path], tool: str, limits: sandbox.Limits) -> Record:
+def run_task(task: dict[str, Any], files: Mapping[str, bytes], tool: str, limits: sandbox.Limits) -> Record:
     """Run a task in a process of its own; returns how it ended and what it handed over."""
     with tempfile.TemporaryDirectory(prefix="ncutil-class-") as scratch:
         folder = Path(scratch) / "submission"
         folder.mkdir()
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-        for path in data:
-            (folder / path.name).write_bytes(path.read_bytes())
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         if (fonts := _known_fonts()).is_file():
             (folder / SETTINGS).mkdir()
             (folder / SETTINGS / fonts.name).write_bytes(fonts.read_bytes())
@@ -223,7 +223,7 @@ def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, l
     if (spoken := language(notebook)) != "python":
         notes.append(f"the notebook's kernel speaks {spoken!r}; it was run as Python")
     record["note"] = "; ".join(notes)
-    return record | run_task(task, problem_set.chapter.declared_data, tool, limits)
+    return record | run_task(task, problem_set.files, tool, limits)
 
 
 def fingerprint(submission: Submission) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import io
 import re
+import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class ProblemSet:
 
     source : with solutions, hidden tests and complete nbgrader metadata
     released : the students' version
-    pictures : expected results that hints show, as PNG by file name
+    files : what the instructor's version wrote, by name: pictures for hints, data drawn for the class
     run_key, judge_key : change where submissions have to be run again, or only judged again
     """
 
@@ -58,7 +59,7 @@ class ProblemSet:
     source: NotebookNode
     released: NotebookNode
     parts: tuple[Part, ...]
-    pictures: dict[str, bytes]
+    files: dict[str, bytes]
     run_key: str
     judge_key: str
 
@@ -91,11 +92,12 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     source = chapter.with_parameters({"seed": seed})
     for number, cell in enumerate(source.cells):
         _complete(cell, number)
-    asks, pictures = _run(name, source)
+    asks, files = _run(name, source)
     parts = tuple(_parts(name, source, asks))
     released = release(name, seed, source)
     depends = key(project, chapter, {"seed": seed})
-    shared = [str(depends[part]) for part in ("modules", "pins", "data")]
+    data = [file + digest(content) for file, content in files.items() if not file.endswith(".png")]
+    shared = [str(depends[part]) for part in ("modules", "pins")] + data
     given = [cell.source for cell in released.cells if cell.cell_type == "code"]
     inputs = [str([(ask.name, encode(ask.inputs)) for ask in part.asks]) for part in parts]
     return ProblemSet(
@@ -104,7 +106,7 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
         source=source,
         released=released,
         parts=parts,
-        pictures=pictures,
+        files=files,
         run_key=digest(*shared, *given, *inputs),
         judge_key=digest(*shared, str(seed), *(cell.source for cell in source.cells if role(cell) != "text")),
     )
@@ -141,6 +143,11 @@ def role(cell: NotebookNode) -> str:
     return "solution" if grading["solution"] else "given"
 
 
+def _is_private(cell: NotebookNode) -> bool:
+    """Whether a cell stays with the instructor: it draws the data of a class."""
+    return "instructor" in cell.metadata.get("tags", [])
+
+
 def headings(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
@@ -149,12 +156,17 @@ def headings(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
 
 
 def _run(name: str, source: NotebookNode) -> tuple[dict[str, list[Ask]], dict[str, bytes]]:
-    """Execute the instructor's version; returns what its hidden tests ask, by part, and the pictures for hints."""
+    """Execute the instructor's version in a folder of its own; returns what is asked, by part, and what it wrote."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        asks = _run_cells(name, source)
+        return asks, {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def _run_cells(name: str, source: NotebookNode) -> dict[str, list[Ask]]:
     import matplotlib.pyplot as plt
 
     space: dict[str, Any] = {"__name__": "__main__"}
     asks: dict[str, list[Ask]] = {}
-    pictures: dict[str, bytes] = {}
     plt.switch_backend("Agg")
     for cell in source.cells:
         if cell.cell_type != "code":
@@ -170,12 +182,8 @@ def _run(name: str, source: NotebookNode) -> tuple[dict[str, list[Ask]], dict[st
             ) from error
         if role(cell) == "tests":
             asks[part] = space.pop("asked", [])
-            for picture, figure in space.pop("pictures", {}).items():
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
-                pictures[picture] = buffer.getvalue()
         plt.close("all")
-    return asks, pictures
+    return asks
 
 
 def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Iterator[Part]:
@@ -196,6 +204,7 @@ def release(name: str, seed: int, source: NotebookNode) -> NotebookNode:
     from nbgrader import preprocessors as steps
 
     notebook = copy.deepcopy(source)
+    notebook.cells = [cell for cell in notebook.cells if not _is_private(cell)]
     for cell in notebook.cells:
         for tag in ("tags", "mystnb"):
             cell.metadata.pop(tag, None)
@@ -228,7 +237,7 @@ def secrets(source: NotebookNode) -> set[str]:
     hidden: set[str] = set()
     shown: set[str] = set()
     for cell in source.cells:
-        inside = role(cell) == "by hand"
+        inside = role(cell) == "by hand" or _is_private(cell)
         for line in cell.source.splitlines():
             if any(begin in line for begin, _ in REGIONS.values()):
                 inside = True
@@ -241,12 +250,10 @@ def secrets(source: NotebookNode) -> set[str]:
 
 
 def write_release(folder: Path, problem_set: ProblemSet) -> Path:
-    """Write the folder that students get of one set: notebook, pictures of its hints, data that it declares."""
+    """Write the folder that students get of one set: notebook, pictures of its hints, data of the class."""
     target = folder / problem_set.name
     target.mkdir(parents=True, exist_ok=True)
-    for file, picture in problem_set.pictures.items():
-        (target / file).write_bytes(picture)
-    for path in problem_set.chapter.declared_data:
-        (target / path.name).write_bytes(path.read_bytes())
+    for file, content in problem_set.files.items():
+        (target / file).write_bytes(content)
     write_json(target / f"{problem_set.name}.ipynb", problem_set.released)
     return target
