@@ -271,6 +271,12 @@ while True:
         assert beside.status == "done", beside.output
         assert gone(bomb + "# mark-bomb")
 
+    @pytest.mark.parametrize("place", [".", "/tmp", "/dev/shm"])
+    def test_very_many_files(self, folder: Path, place: str) -> None:
+        """Empty files fill no file system, and yet they take memory."""
+        program = f"for i in range(10**7): open(f'{place}/{{i}}', 'w')"
+        assert python(folder, program).status == "disk"
+
     def test_output_is_cut(self, folder: Path) -> None:
         program = "import sys\nfor i in range(300): sys.stdout.write('a' * 10**6)\nopen('end', 'w').write('1')"
         ended = python(folder, program)

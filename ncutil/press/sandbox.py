@@ -40,11 +40,17 @@ IMAGE = "debian:stable-slim"
 PLACE = "/submission"
 """Where the program finds its folder; it starts there."""
 
+MARK = "/.sandbox"
+"""A folder that only a sandbox has at its root."""
+
 GRACE = 5.0
 """Seconds after the wall time within which the files have to be out."""
 
 DEPTH = 16
 """Folders within folders that are taken out."""
+
+CROWD = 10
+"""Times as many files as may be left may be there while the program runs."""
 
 INTERVAL = 0.1
 """Seconds between two looks at memory."""
@@ -175,13 +181,13 @@ def run(
 # ---------------------------------------------------------------------------------------------------------------------
 # What runs inside
 
-_WRAPPER = """
+_WRAPPER = f"""
 tar -xf - && "$@" >&2 </dev/null
 status=$?
-if test -d /.sandbox; then
+if test -d {MARK}; then
   for signal in STOP KILL KILL; do
     for process in /proc/[0-9]*; do
-      process=${process##*/}
+      process=${{process##*/}}
       case $process in 1|$$|$PPID) ;; *) kill -$signal $process ;; esac
     done
   done
@@ -261,15 +267,14 @@ def _bubblewrap(
     words += ["--perms", "0755", "--dir", "/etc"]
     for setting in _SETTINGS:
         words += ["--ro-bind-try", setting, setting]
-    for place in ("/tmp", PLACE):
-        words += ["--perms", "1777", "--size", size, "--tmpfs", place]
-    words += ["--perms", "1777", "--size", small, "--tmpfs", "/dev/shm"]
+    for place, most in ((PLACE, size), ("/tmp", size), ("/dev/shm", small)):
+        words += ["--perms", "1777", "--size", most, "--tmpfs", place]
     for path in readable:
         for parent in reversed(path.parents[:-1]):
             words += ["--perms", "0755", "--dir", str(parent)]
         words += ["--ro-bind", str(path), str(path)]
     # The root and /dev are file systems in memory as well, and without a size.
-    words += ["--dir", "/.sandbox", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PLACE]
+    words += ["--dir", MARK, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PLACE]
     alone = ["--unshare-user", "--disable-userns"]
     if os.geteuid() != 0:
         return [*words, *alone, "--", *inside]
@@ -298,7 +303,7 @@ def _container(
     words += ["--security-opt=no-new-privileges", f"--user={_user()}", f"--workdir={PLACE}", "--entrypoint="]
     words += [f"--memory={limits.memory}m", f"--memory-swap={limits.memory}m", f"--pids-limit={limits.processes}"]
     words += [f"--tmpfs={place}:rw,size={size},mode=1777" for place in ("/tmp", PLACE)]
-    words += ["--tmpfs=/.sandbox:ro,size=4096", "--shm-size=16m"]
+    words += [f"--tmpfs={MARK}:ro,size=4096", "--shm-size=16m"]
     words += [f"--env={key}={value}" for key, value in variables.items()]
     for path in dict.fromkeys([Path("/usr"), *map(Path, _SYSTEM), *map(Path, _SETTINGS), *readable]):
         if path.exists():
@@ -334,8 +339,7 @@ def _watch(words: Sequence[str], packed: IO[bytes] | None, left: IO[bytes] | Non
                 if time.monotonic() - started > limits.wall + (GRACE if left else 0):
                     reason = reason or "wall time"
                     _kill(process)
-                elif not reason and _too_much(process.pid, limits.memory * MIB):
-                    reason = "memory"
+                elif not reason and (reason := _excess(process.pid, limits)):
                     _stop(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(INTERVAL)
@@ -392,12 +396,25 @@ def _tree(root: int) -> list[psutil.Process]:
         return []
 
 
-def _too_much(root: int, bound: int) -> bool:
-    """Whether the processes below one keep more memory busy than a bound, which the kernel only keeps for each."""
-    tree = [process.pid for process in _tree(root)]
+def _excess(root: int, limits: Limits) -> str:
+    """Which limit the processes below one pass together that the kernel does not keep for all of them, if any."""
+    tree, bound = [process.pid for process in _tree(root)], limits.memory * MIB
     unnamed = sum(map(_unnamed_files, tree))
     # What is resident includes what processes share, but is read in no time; looking closely takes milliseconds.
-    return unnamed + sum(map(_resident, tree)) > bound and unnamed + sum(map(_own, tree)) > bound
+    if unnamed + sum(map(_resident, tree)) > bound and unnamed + sum(map(_own, tree)) > bound:
+        return "memory"
+    return "disk" if _entries(tree) > CROWD * limits.entries else ""
+
+
+def _entries(tree: Iterable[int]) -> int:
+    """Files and folders in the sandbox's file systems: each takes memory that no size of a file system counts."""
+    for process in tree:
+        place = Path(f"/proc/{process}/root")
+        with contextlib.suppress(OSError):
+            if (place / MARK.lstrip("/")).exists():
+                found = [os.statvfs(f"{place}{system}") for system in (PLACE, "/tmp", "/dev/shm")]
+                return sum(system.f_files - system.f_ffree for system in found)
+    return 0
 
 
 def _resident(process: int) -> int:
