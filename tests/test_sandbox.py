@@ -163,6 +163,8 @@ print(os.getcwd(), os.listdir(), os.path.expanduser('~'), os.uname().nodename, s
         program = """
 import os, sys
 for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', '/.sandbox', *sys.path, sys.prefix):
+    if place.startswith('/tmp'):
+        continue  # of its own, also where this clone lies in the real one
     try:
         open(os.path.join(place or '.', 'mark'), 'w')
     except OSError:
