@@ -1,6 +1,8 @@
 """The classroom's commands, as a teacher and a student use them: a class of twelve, graded in the sandbox."""
 
+import contextlib
 import csv
+import functools
 import io
 import json
 import re
@@ -16,18 +18,37 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
-from conftest import CANARY, ROOT, cli, clone_environment
+from click.testing import CliRunner, Result
+from conftest import CANARY, ROOT, clone_environment, copy_project, plant_canaries
 from nbgrader.api import Gradebook
 from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference
 
+from ncutil.__main__ import main
 from ncutil.press.classroom import collect, gradebook
-from ncutil.press.classroom.problems import secrets
-from ncutil.press.project import PressError
+from ncutil.press.classroom.problems import overview, secrets
+from ncutil.press.project import PressError, Project
 
 SET = "01-chsh"
 WRONG = [(part, change) for part, changes in answers(SET)["wrong"].items() for change in changes[:1]]
 
-pytestmark = pytest.mark.xdist_group("classroom")
+here = pytest.mark.xdist_group("classroom")
+
+
+def classroom(*words: str) -> Result:
+    """Run a command of the classroom in this process, which has imported everything already."""
+    with contextlib.chdir(ROOT):
+        result = CliRunner().invoke(main, ["class", *words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def canaried(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project with a canary in everything that students must not see."""
+    clone = copy_project(tmp_path_factory.mktemp("canaries") / "clone")
+    assert plant_canaries(clone) >= 9 * len(NAMES)
+    return Project(clone)
 
 
 def hand_in(course: Path, student: str, notebook: Any, stamp: str = "", name: str = SET) -> Path:
@@ -119,15 +140,16 @@ def make_class(course: Path) -> dict[str, float | None]:
 def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float | None], str]:
     """A course folder with a class of twelve, released, handed in, graded once; and what the command said."""
     course = tmp_path_factory.mktemp("class") / "course"
-    done = cli(ROOT, "class", "release", str(course), "--seed", str(SEED))
-    assert done.returncode == 0, done.stderr
+    done = classroom("release", str(course), "--seed", str(SEED))
+    assert done.exit_code == 0, done.stderr
     expected = make_class(course)
     given = (course / "course.yml").read_text()
     (course / "course.yml").write_text(given.replace(f"  # {SET}: 2027-03-01 18:00", f"  {SET}: 2027-03-01 18:00"))
-    done = cli(ROOT, "class", "grade", str(course), "--jobs", "2")
-    return course, expected, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    done = classroom("grade", str(course), "--jobs", "2")
+    return course, expected, f"{done.exit_code}\n{done.stdout}\n{done.stderr}"
 
 
+@here
 def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, said = graded
     assert len(expected) == 12
@@ -140,6 +162,7 @@ def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, flo
     assert all(entry[0] == expected[student] and entry[1] == 30 for (_, student), entry in book.items())
 
 
+@here
 def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict[str, float | None], str]) -> None:
     _, _, said = graded
     assert said.startswith("1\n")
@@ -149,6 +172,7 @@ def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict
     assert "11 of 11: " in said
 
 
+@here
 def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, _, _ = graded
     assert row(course, "missing")["status"] == "missing"
@@ -162,6 +186,7 @@ def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, fl
     assert "Nothing was handed in" in (course / "feedback" / "missing" / "feedback.html").read_text()
 
 
+@here
 def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, _ = graded
     pages = {path.parent.name: path.read_text() for path in course.glob("feedback/*/feedback.html")}
@@ -178,6 +203,7 @@ def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, flo
     assert report.count("data:image/png;base64,") == 1
 
 
+@here
 def test_feedback_says_what_failed_and_never_what_was_expected(
     graded: tuple[Path, dict[str, float | None], str],
 ) -> None:
@@ -194,6 +220,7 @@ def test_feedback_says_what_failed_and_never_what_was_expected(
     assert "(not answered)" in blank
 
 
+@here
 def test_tables_run_no_formula(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, _, _ = graded
     for name in ("grades.csv", "manual.csv"):
@@ -202,6 +229,7 @@ def test_tables_run_no_formula(graded: tuple[Path, dict[str, float | None], str]
     assert row(course, "'=cmd()")["score"] == "26"
 
 
+@here
 def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     course = shutil.copytree(graded[0], tmp_path / "course")
     marks = table(course / "manual.csv")
@@ -212,7 +240,7 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
         points, comment = {"ada": ("3.5", "A *fine* answer"), "sloppy": ("", "later")}.get(mark["student"], ("", ""))
         lines.append(f"{mark['student']},{SET},argue,{points},4,{comment},{mark['submission']}")
     (course / "manual.csv").write_text("\n".join(lines) + "\n")
-    done = cli(ROOT, "class", "grade", str(course))
+    done = classroom("grade", str(course))
     assert "11 submissions: 0 to run, 0 judged again, 11 up to date" in done.stdout
     assert "8 parts to mark by hand" in done.stdout
     assert (row(course, "ada")["score"], row(course, "ada")["to_mark"]) == ("29.5", "0")
@@ -226,7 +254,7 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
     item = problem_set(SET)
     path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
     path.write_text(nbformat.writes(fill(item, reference(item) | {"argue": "Another answer."})))
-    done = cli(ROOT, "class", "grade", str(course))
+    done = classroom("grade", str(course))
     assert "11 submissions: 1 to run" in done.stdout
     assert row(course, "ada")["score"] == "26"
     found = {mark["student"]: mark for mark in table(course / "manual.csv")}["ada"]
@@ -242,6 +270,7 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
         ("adam,01-chsh,argue,1,4,,", "no student 'adam'"),
     ],
 )
+@here
 def test_a_wrong_mark_is_refused_by_its_line(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, line: str, complaint: str
 ) -> None:
@@ -252,21 +281,27 @@ def test_a_wrong_mark_is_refused_by_its_line(
         gradebook.read_marks(course, {SET: {"argue": 4}})
 
 
+@here
 def test_a_mended_test_is_judged_again_only_on_demand(
-    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, book: Path
+    graded: tuple[Path, dict[str, float | None], str],
+    tmp_path: Path,
+    canaried: Project,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`book` has the same sets with other words in their hidden tests: judging changes, running does not."""
+    """The canaries are other words in the hidden tests: judging changes, running does not."""
+    monkeypatch.setattr(Project, "find", lambda: canaried)
     course = shutil.copytree(graded[0], tmp_path / "course")
-    done = cli(book, "class", "grade", str(course))
-    assert "11 of these were judged by tests that have changed since" in done.stdout
+    done = classroom("grade", str(course))
+    assert "11 were judged by tests that have changed since" in done.stdout
     before = contents(course)
-    done = cli(book, "class", "grade", str(course), "--regrade")
+    done = classroom("grade", str(course), "--regrade")
     # What did not come to its end is run again.
     assert "11 submissions: 1 to run, 10 judged again, 0 up to date" in done.stdout
     assert contents(course) == before
-    assert "0 to run, 0 judged again, 11 up to date" in cli(book, "class", "grade", str(course)).stdout
+    assert "0 to run, 0 judged again, 11 up to date" in classroom("grade", str(course)).stdout
 
 
+@here
 def test_a_killed_grading_goes_on_and_ends_the_same(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
@@ -288,17 +323,18 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     process.wait()
     finished = len(list(course.glob("results/*/*.json")))
     assert 2 <= finished <= 4
-    done = cli(ROOT, "class", "grade", str(course))
+    done = classroom("grade", str(course))
     assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout
     whole = contents(graded[0])
     assert contents(course) == {key: whole[key] for key in contents(course)}
     assert len(contents(course)) == 4
 
 
+@here
 def test_check_says_which_parts_pass(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     released = graded[0] / "release" / SET / f"{SET}.ipynb"
-    done = cli(ROOT, "class", "check", str(released))
-    assert done.returncode == 1
+    done = classroom("check", str(released))
+    assert done.exit_code == 1
     assert "5 of the checks fail" in done.stderr
     item = problem_set(SET)
     notebook = fill(item, reference(item))
@@ -307,28 +343,29 @@ def test_check_says_which_parts_pass(graded: tuple[Path, dict[str, float | None]
             cell.source = "pass"
     path = tmp_path / f"{SET}.ipynb"
     path.write_text(nbformat.writes(notebook))
-    done = cli(tmp_path, "class", "check", path.name, PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr
+    done = classroom("check", str(path))
+    assert done.exit_code == 0, done.stderr
     assert done.stdout.count("its checks pass") == 5
     assert "Part 3: Pass 2 honestly (5 points): its checks pass (this check is not as it was released" in done.stdout
     assert "Part 6: Read a figure, argue (4 points): marked by hand" in done.stdout
 
 
+@here
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
-    done = cli(ROOT, "class", "grade", str(tmp_path))
-    assert done.returncode == 1
+    done = classroom("grade", str(tmp_path))
+    assert done.exit_code == 1
     assert "is no course folder (no course.yml)" in done.stderr
     (tmp_path / "course.yml").write_text("seed: 5\n")
     (tmp_path / "submitted" / "ada" / "01-chess").mkdir(parents=True)
-    done = cli(ROOT, "class", "grade", str(tmp_path))
-    assert done.returncode == 1
+    done = classroom("grade", str(tmp_path))
+    assert done.exit_code == 1
     assert "'01-chess' is no problem set; expected 01-chsh" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    done = cli(ROOT, "class", "release", str(tmp_path), "--seed", "6")
-    assert done.returncode == 1
+    done = classroom("release", str(tmp_path), "--seed", "6")
+    assert done.exit_code == 1
     assert "this class has seed 5, not 6" in done.stderr
     (tmp_path / "notes.ipynb").write_text(nbformat.writes(nbformat.v4.new_notebook()))
-    done = cli(ROOT, "class", "check", str(tmp_path / "notes.ipynb"))
+    done = classroom("check", str(tmp_path / "notes.ipynb"))
     assert "is not a problem set" in done.stderr
 
 
@@ -344,17 +381,26 @@ def unpacked(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@functools.cache
 def forbidden() -> list[bytes]:
+    """The canary, and lines of solutions and hidden tests that stand nowhere where they may."""
+    chapters = [cell.source for chapter in PROJECT.chapters.values() for cell in chapter.notebook.cells]
+    released = [cell.source for name in NAMES for cell in problem_set(name).released.cells]
+    package = [path.read_text() for path in (ROOT / "ncutil").rglob("*.py")]
+    public = "\n".join([*chapters, *released, *package])
     lines = {line for name in NAMES for line in secrets(problem_set(name).source) if len(line) >= 30}
+    lines = {line for line in lines if line not in public}
     assert len(lines) > 20 * len(NAMES)
     return [CANARY.encode(), *(form.encode() for line in lines for form in {line, json.dumps(line)[1:-1]})]
 
 
-def test_no_release_holds_a_solution_or_a_hidden_test(book: Path, tmp_path: Path) -> None:
-    planted = sum(path.read_text().count(CANARY) for path in (book / "notebooks" / "assignments").glob("*.md"))
-    assert planted >= 9 * len(NAMES)
-    done = cli(book, "class", "release", str(tmp_path / "course"), "--seed", str(SEED))
-    assert done.returncode == 0, done.stderr
+@here
+def test_no_release_holds_a_solution_or_a_hidden_test(
+    canaried: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Project, "find", lambda: canaried)
+    done = classroom("release", str(tmp_path / "course"), "--seed", str(SEED))
+    assert done.exit_code == 0, done.stderr
     files = unpacked(tmp_path / "course")
     assert len([path for path in files if path.endswith(".ipynb")]) == len(NAMES)
     for path, content in files.items():
@@ -365,7 +411,10 @@ def test_no_release_holds_a_solution_or_a_hidden_test(book: Path, tmp_path: Path
     assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{wheel}[classroom]"]
 
 
+@pytest.mark.xdist_group("book")
 def test_the_site_holds_no_solution_and_no_hidden_test(book: Path) -> None:
+    sources = [path.read_text() for path in (book / "notebooks" / "assignments").glob("*.md")]
+    assert sum(text.count(CANARY) for text in sources) >= 9 * len(NAMES)
     files = unpacked(book / "_build" / "html")
     assert any(path.endswith("searchindex.js") for path in files)
     assert any("_sources" in path for path in files)
@@ -375,5 +424,51 @@ def test_the_site_holds_no_solution_and_no_hidden_test(book: Path) -> None:
             assert text not in content, (path, text)
 
 
+@here
 def test_sources_of_problem_sets_are_not_in_the_contents() -> None:
     assert not [page for page in PROJECT.pages if "assignments" in page]
+
+
+def teaching(kind: str) -> list[str]:
+    """The commands that the page for teachers shows."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "book" / "teaching.md").read_text(), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(kind)]
+
+
+@here
+def test_a_term_goes_as_the_page_for_teachers_says(tmp_path: Path) -> None:
+    """Every command of the page, in its order, with what it says happens between them."""
+    lines = teaching("ncutil")
+    assert [line.split()[2] for line in lines] == ["release", "check", "grade", "grade", "grade"]
+    course = tmp_path / "classes" / "ml-2027"
+
+    def run(line: str) -> Result:
+        return classroom(*line.replace("classes/ml-2027", str(course)).split()[2:])
+
+    assert run(lines[0]).exit_code == 0
+    assert f"seed: {SEED}" in (course / "course.yml").read_text()
+    assert {path.name for path in (course / "release").iterdir()} >= {*NAMES, "README.md", "environment.yml"}
+    assert run(lines[1]).exit_code == 1
+    item = problem_set(SET)
+    hand_in(course, "eve", fill(item, reference(item)), "2027-03-01 17:58:00 UTC")
+    done = run(lines[2])
+    assert done.exit_code == 0, done.output
+    for name in ("report.html", "grades.csv", "feedback/eve/feedback.html", "manual.csv", "gradebook.db"):
+        assert (course / name).is_file()
+        assert f"`{name.replace('eve', '<student>')}`" in (ROOT / "book" / "teaching.md").read_text()
+    marks = (course / "manual.csv").read_text()
+    (course / "manual.csv").write_text(marks.replace('"argue","","4",""', '"argue","3","4","Well argued"'))
+    assert "0 parts to mark" in run(lines[3]).stdout
+    assert row(course, "eve")["score"] == "29"
+    assert "1 up to date" in run(lines[4]).stdout
+
+
+@here
+def test_every_problem_set_is_described_without_its_solutions() -> None:
+    table = overview(PROJECT)
+    for name in NAMES:
+        item = problem_set(name)
+        assert f"| {name} | {item.title.partition(': ')[2]} |" in table
+        assert f"| {item.points:g} | {item.minutes} min |" in table
+    for text in forbidden():
+        assert text not in table.encode()

@@ -124,7 +124,10 @@ def read_marks(course: Course, sets: Mapping[str, Mapping[str, float]]) -> dict[
     if not path.is_file():
         return found
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        # Spreadsheets of many languages write semicolons.
+        semicolons = ";" in file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=";" if semicolons else ",")
         if missing := set(MARKS) - set(reader.fieldnames or ()):
             raise PressError(f"{path}: the columns {', '.join(sorted(missing))} are missing")
         for number, row in enumerate(reader, 2):

@@ -86,6 +86,21 @@ def names(project: Project) -> list[str]:
     return sorted(path.stem for path in (project.notebooks / "assignments").glob("[0-9][0-9]-*.md"))
 
 
+def overview(project: Project) -> str:
+    """A table of the problem sets for the book: what each is about, its points, its time; nothing of a solution."""
+    lines = ["| set | title | objectives | points | time |", "| --- | --- | --- | --- | --- |"]
+    for name in names(project):
+        notebook = read_chapter(project.notebooks / "assignments" / f"{name}.md").notebook
+        found = re.search(r"\*\*Objectives\.\*\*(.+?)\n\n", notebook.cells[0].source, re.DOTALL)
+        objectives = " ".join(found[1].split()) if found else ""
+        grading = [cell.metadata.get("nbgrader", {}) for cell in notebook.cells]
+        points = sum(cell.get("points", 0) for cell in grading)
+        title = next(headings(notebook))[1].partition(": ")[2]
+        minutes = notebook.metadata.get("ncutil", {}).get("minutes", 0)
+        lines.append(f"| {name} | {title} | {objectives} | {points:g} | {minutes} min |")
+    return "\n".join(lines)
+
+
 def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     """A problem set with the numbers of a class; runs the instructor's version once for what it answers."""
     chapter = read_chapter(project.notebooks / "assignments" / f"{name}.md")
