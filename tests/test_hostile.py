@@ -127,7 +127,7 @@ def missing() -> str:
         return str(error)
 
 
-pytestmark = [pytest.mark.xdist_group("classroom"), pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,8 +251,7 @@ for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os
         os.makedirs(os.path.dirname(path), exist_ok=True)
         open(path, 'w').write('was here')
     except OSError:
-        continue
-    raise SystemError(path)
+        pass
 for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
     shutil.rmtree(path, ignore_errors=True)
 """

