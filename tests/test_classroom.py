@@ -261,6 +261,21 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
     assert (found["points"], found["comment"]) == ("", "[3.5 for an earlier submission] A *fine* answer")
 
 
+@here
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_marks_are_read_as_a_spreadsheet_writes_them(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, separator: str
+) -> None:
+    rows = [["student", "set", "part", "points", "of", "comment", "submission"]]
+    rows.append(["'=cmd()", SET, "argue", "2.5" if separator == "," else "2,5", "4", "Yes", ""])
+    text = "\n".join(separator.join(row) for row in rows)
+    (tmp_path / "manual.csv").write_text(f"\ufeff{text}\n")
+    read = collect.read_course(graded[0])
+    course = collect.Course(tmp_path, read.seed, read.due, read.roster)
+    marks = gradebook.read_marks(course, {SET: {"argue": 4}})
+    assert marks == {("=cmd()", SET): {"argue": gradebook.Mark(2.5, "Yes", "")}}
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
