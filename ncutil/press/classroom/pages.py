@@ -121,7 +121,7 @@ def _histograms(problem_set: ProblemSet, grades: Sequence[Grade]) -> str:
     """A small histogram of points for each part and for the sum, as PNG in base64."""
     from matplotlib.figure import Figure
 
-    panels = [(part.title, part.points, [grade.scores[part.id] for grade in grades]) for part in problem_set.parts]
+    panels = [(part.title.partition(":")[0], part.points, [grade.scores[part.id] for grade in grades]) for part in problem_set.parts]
     panels.append(("Sum so far", problem_set.points, [grade.score for grade in grades]))
     columns = 4
     rows = -(-len(panels) // columns)
@@ -130,7 +130,7 @@ def _histograms(problem_set: ProblemSet, grades: Sequence[Grade]) -> str:
     for ax, (title, points, scores) in zip(axes, panels, strict=False):
         known = [score for score in scores if score is not None]
         ax.hist(known, bins=np.linspace(0, points, min(int(points), 10) + 1), color="0.45", edgecolor="white")
-        ax.set_title(title if len(title) < 32 else f"{title[:30]}…", fontsize="small")
+        ax.set_title(title, fontsize="small")
         ax.set(xlim=(0, points), xlabel=f"points of {points:g}")
         ax.yaxis.get_major_locator().set_params(integer=True)
         ax.tick_params(labelsize="small")
