@@ -121,7 +121,9 @@ def _histograms(problem_set: ProblemSet, grades: Sequence[Grade]) -> str:
     """A small histogram of points for each part and for the sum, as PNG in base64."""
     from matplotlib.figure import Figure
 
-    panels = [(part.title.partition(":")[0], part.points, [grade.scores[part.id] for grade in grades]) for part in problem_set.parts]
+    panels: list[tuple[str, float, list[float | None]]] = []
+    for part in problem_set.parts:
+        panels.append((part.title.partition(":")[0], part.points, [grade.scores[part.id] for grade in grades]))
     panels.append(("Sum so far", problem_set.points, [grade.score for grade in grades]))
     columns = 4
     rows = -(-len(panels) // columns)
