@@ -1,4 +1,4 @@
-"""The command line: `ncutil run`, `build`, `claims`, `compare`."""
+"""The command line: `ncutil run`, `build`, `claims`, `compare`, `class`."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ import click
 from ncutil.press import compare as comparing
 from ncutil.press import ledger, render, stage
 from ncutil.press import run as running
+from ncutil.press.classroom.commands import classroom
 from ncutil.press.project import BOOK, Chapter, PressError, Project, parse_overrides
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -144,6 +145,9 @@ def compare(first: Path | None, second: Path | None, accept: bool) -> None:
     if apart:
         click.echo(f"\n{apart} do not agree (marked !)")
         sys.exit(1)
+
+
+main.add_command(classroom)
 
 
 if __name__ == "__main__":

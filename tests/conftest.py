@@ -242,10 +242,34 @@ def built(_built_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_built_once, tmp_path / "clone", symlinks=True))
 
 
+CANARY = "yellow-feathered"
+"""Stands in every solution and hidden test of the `book`: wherever students or readers look, it must not turn up."""
+
+
+def plant_canaries(clone: Path) -> int:
+    """Write the canary into every region that students must not see; returns how many."""
+    planted = 0
+    for path in (clone / "notebooks" / "assignments").glob("*.md"):
+        lines = []
+        for line in path.read_text().splitlines():
+            lines.append(line)
+            if "BEGIN SOLUTION" in line or "BEGIN HIDDEN TESTS" in line:
+                indent = line[: len(line) - len(line.lstrip())]
+                lines.append(f"{indent}# {CANARY}-{planted}")
+            elif line.startswith('+++ {"nbgrader"'):
+                lines += ["", f"{CANARY}-{planted}"]
+            else:
+                continue
+            planted += 1
+        path.write_text("\n".join(lines) + "\n")
+    return planted
+
+
 @pytest.fixture(scope="session")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it stands, executed and built in the smoke profile."""
+    """The project as it stands, executed and built in the smoke profile; its problem sets carry canaries."""
     target = copy_project(tmp_path_factory.mktemp("book") / "clone")
+    plant_canaries(target)
     done = cli(target, "build", "--profile", "smoke")
     assert done.returncode == 0, done.stderr
     return target

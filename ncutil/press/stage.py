@@ -21,6 +21,7 @@ import yaml
 from nbformat import NotebookNode
 
 from ncutil.press import ledger
+from ncutil.press.classroom import problems
 from ncutil.press.project import TEXT_FORMAT, Chapter, PressError, Project, read_yaml
 from ncutil.press.run import Plan, read_record
 from ncutil.records import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
@@ -37,7 +38,7 @@ def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, l
     records = {item.chapter.name: _record(item) for item in plans}
     extra = site / "extra" / DOWNLOADS
     extra.mkdir(parents=True)
-    wheel = _wheel(project, extra)
+    wheel = build_wheel(project, extra)
     shutil.copyfile(project.root / "constraints.txt", extra / "constraints.txt")
     sections: dict[str, str] = {}
     for item in plans:
@@ -53,7 +54,12 @@ def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, l
         (site / "notebooks").mkdir(exist_ok=True)
         nbformat.write(page, site / "notebooks" / f"{name}.ipynb")
     rows = ledger.entries(project, records, sections)
-    generated = {"claims": ledger.page(rows), "crosswalk": ledger.crosswalk(rows), "verdicts": ledger.summary(rows)}
+    generated = {
+        "claims": ledger.page(rows),
+        "crosswalk": ledger.crosswalk(rows),
+        "verdicts": ledger.summary(rows),
+        "sets": problems.overview(project),
+    }
     _copy_prose(project, site, generated)
     _write_config(project, site)
 
@@ -213,7 +219,8 @@ def _install(wheel: str) -> str:
     )
 
 
-def _wheel(project: Project, folder: Path) -> str:
+def build_wheel(project: Project, folder: Path) -> str:
+    """Build the wheel of `ncutil` into a folder; returns its name."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder.resolve())]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
     if done.returncode:

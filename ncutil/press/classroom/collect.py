@@ -1,0 +1,255 @@
+"""Collect submissions, run each in a process of its own, keep what it handed over.
+
+A course folder holds `course.yml` (seed, due dates), `submitted/<student>/<set>/<set>.ipynb`, optionally
+`students.csv`, and what grading writes. What came out of a submission is kept as one small file, written whole or not
+at all: a grading that was killed goes on with the next one.
+"""
+
+import csv
+import json
+import re
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+from ncutil.asking import encode
+from ncutil.press import sandbox
+from ncutil.press.classroom import intake
+from ncutil.press.classroom.intake import Submission, language, parse_time, read_notebook, read_regular
+from ncutil.press.classroom.problems import ProblemSet
+from ncutil.press.project import PressError, read_yaml
+from ncutil.press.skip import digest
+
+FORMAT = 1
+ANSWERS = 8 * 2**20
+"""Bytes of what a submission hands over."""
+CELL_SECONDS = 60
+SETTINGS = ".matplotlib"
+LIMITS = sandbox.Limits(wall=300, cpu=240)
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A class: its folder, the seed of its numbers, when each set is due, who is in it with full names where known."""
+
+    folder: Path
+    seed: int
+    due: dict[str, datetime]
+    roster: dict[str, str]
+
+    def result(self, student: str, name: str) -> Path:
+        return self.folder / "results" / student / f"{name}.json"
+
+
+def read_course(folder: Path) -> Course:
+    """The class in a folder; what is wrong with its files is one line."""
+    if not (folder / "course.yml").is_file():
+        raise PressError(f"{folder} is no course folder (no course.yml): 'ncutil class release {folder}' makes one")
+    given = read_yaml(folder / "course.yml")
+    seed = given.get("seed") if isinstance(given, dict) else None
+    if not isinstance(seed, int):
+        raise PressError(f"{folder / 'course.yml'}: expected 'seed: ' and a whole number")
+    due = {str(name): read_time(value, "course.yml") for name, value in (given.get("due") or {}).items()}
+    return Course(folder, seed, due, _roster(folder))
+
+
+def read_time(value: Any, place: str) -> datetime:
+    """A point in time that a teacher has written down, in UTC where no zone is given."""
+    try:
+        return parse_time(value)
+    except (ValueError, OverflowError):
+        raise PressError(f"{place}: {value!r} is not a date and time, such as 2027-03-01 18:00") from None
+
+
+def _roster(folder: Path) -> dict[str, str]:
+    """Students of `students.csv` (columns student, name) and of `submitted/`."""
+    path, found = folder / "students.csv", {}
+    if path.is_file():
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                student = (row.get("student") or "").strip()
+                if not _can_be_a_student(student):
+                    raise PressError(f"{path}: expected the columns student and name, and in every row {STUDENT}")
+                found[student] = (row.get("name") or "").strip()
+    for place in sorted((folder / "submitted").glob("*")):
+        if place.is_dir() and _can_be_a_student(place.name):
+            found.setdefault(place.name, "")
+    return dict(sorted(found.items()))
+
+
+STUDENT = "a student of 1 to 80 printable characters without '/'"
+
+
+def _can_be_a_student(name: str) -> bool:
+    return re.fullmatch(r"(?!\.)[^/\x00-\x1f\x7f\ud800-\udfff]{1,80}", name) is not None
+
+
+def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], dict[str, list[str]]]:
+    """Everything handed in, by student and set; and by student, a line for everything that is no submission."""
+    found: list[Submission] = []
+    strays: dict[str, list[str]] = {}
+    for student in course.roster:
+        own, lines = intake.find(course.folder / "submitted" / student, names)
+        found += own
+        if lines:
+            strays[student] = lines
+    for place in sorted((course.folder / "submitted").glob("*")):
+        if place.name not in course.roster and not place.name.startswith("."):
+            strays[ascii(place.name)] = [f"not the folder of a student; expected {STUDENT}"]
+    return found, strays
+
+
+def grade_id(cell: NotebookNode) -> str:
+    """The name that nbgrader gave a cell, or nothing."""
+    grading = cell.metadata.get("nbgrader")
+    name = grading.get("grade_id") if isinstance(grading, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the process of a submission is told, and the texts for grading by hand.
+
+    The order and the teacher's cells are those of the release; of the submission come the cells for solutions, all
+    that carry the name where there are several, and the cells that a student has added, each before the next known one.
+    """
+    ours = {grade_id(cell): cell for cell in problem_set.released.cells if grade_id(cell)}
+    sources: dict[str, list[str]] = defaultdict(list)
+    texts: dict[str, str] = {}
+    added: list[str] = []
+    for cell in notebook.cells:
+        name = grade_id(cell)
+        if name in ours and ours[name].cell_type == "markdown":
+            texts[name] = cell.source
+        elif cell.cell_type == "code" and name in ours:
+            sources[name] += added + ([cell.source] if ours[name].metadata.nbgrader.solution else [])
+            added = []
+        elif cell.cell_type == "code":
+            added.append(cell.source)
+    if not sources and not texts:
+        raise ValueError("none of its cells belongs to this problem set; some editors drop the names of cells")
+    asks = {part.id: part.asks for part in problem_set.parts}
+    cells = []
+    for name, cell in ours.items():
+        if cell.cell_type == "code":
+            given = [] if cell.metadata.nbgrader.solution else [cell.source]
+            asked = [{"name": ask.name, "inputs": encode(ask.inputs)} for ask in asks.get(name, ())]
+            cells.append({"id": name, "sources": [*sources[name], *given], "asks": asked})
+    return {"cells": cells, "cell_seconds": CELL_SECONDS}, texts
+
+
+def run_task(task: dict[str, Any], files: Mapping[str, bytes], tool: str, limits: sandbox.Limits) -> Record:
+    """Run a task in a process of its own; returns how it ended and what it handed over."""
+    with tempfile.TemporaryDirectory(prefix="ncutil-class-") as scratch:
+        folder = Path(scratch) / "submission"
+        folder.mkdir()
+        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        if (fonts := _known_fonts()).is_file():
+            (folder / SETTINGS).mkdir()
+            (folder / SETTINGS / fonts.name).write_bytes(fonts.read_bytes())
+        command = [sys.executable, "-m", "ncutil.press.classroom.runner", "task.json", "answers.json"]
+        environment = {"MPLBACKEND": "Agg", "MPLCONFIGDIR": SETTINGS, "IPYTHONDIR": "/tmp"}
+        ended = sandbox.run(command, folder, limits=limits, sandbox=tool, env=environment)
+        answers = _read_answers(folder / "answers.json")
+    status = ended.status
+    if status in ("done", "failed"):
+        # A notebook may end its own process, with whatever status it likes.
+        whole = parse_answers(answers).keys() >= {cell["id"] for cell in task["cells"]}
+        status = "done" if whole else "ended early"
+    return {"status": status, "seconds": round(ended.seconds, 2), "answers": answers}
+
+
+@cache
+def _known_fonts() -> Path:
+    """Matplotlib's list of fonts: without it, every submission looks through all of them again, for a second."""
+    from matplotlib import font_manager, get_cachedir
+
+    return Path(get_cachedir()) / f"fontlist-v{font_manager.FontManager.__version__}.json"
+
+
+def _read_answers(path: Path) -> str:
+    """The text that a stranger's process has written, if it is short enough; it is looked at when it is judged."""
+    try:
+        return read_regular(path, ANSWERS).decode("utf-8", "replace")
+    except ValueError:
+        return ""
+
+
+def parse_answers(text: str) -> dict[str, Any]:
+    """What a stranger handed over, by cell; empty if it is not even that."""
+    try:
+        answers = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return answers if isinstance(answers, dict) else {}
+
+
+def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, limits: sandbox.Limits) -> Record:
+    """The record of a submission, not judged yet."""
+    record: Record = {
+        "format": FORMAT,
+        "student": submission.student,
+        "set": problem_set.name,
+        "submission": fingerprint(submission),
+        "run_key": problem_set.run_key,
+        "note": "",
+        "texts": {},
+        "answers": "",
+        "seconds": 0.0,
+    }
+    try:
+        if submission.path is None or submission.problem:
+            raise ValueError(submission.problem)
+        notebook = read_notebook(submission.path)
+        task, record["texts"] = make_task(problem_set, notebook)
+    except ValueError as error:
+        return record | {"status": "not run", "note": str(error)}
+    released = notebook.metadata.get("ncutil")
+    seed = released.get("seed") if isinstance(released, dict) else None
+    notes = []
+    if seed != problem_set.seed:
+        notes.append("the notebook was not released for this class: its numbers are others")
+    if (spoken := language(notebook)) != "python":
+        notes.append(f"the notebook's kernel speaks {spoken!r}; it was run as Python")
+    record["note"] = "; ".join(notes)
+    return record | run_task(task, problem_set.files, tool, limits)
+
+
+def fingerprint(submission: Submission) -> str:
+    """Changes where a student hands in something else."""
+    if submission.path is None or submission.problem:
+        return digest(submission.problem)
+    try:
+        return digest(read_regular(submission.path, intake.LARGEST))
+    except ValueError as error:
+        return digest(str(error))
+
+
+def read_result(path: Path) -> Record | None:
+    """A kept record of this version, or None."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT and "judged" in record else None
+
+
+def keep(course: Course, record: Record) -> None:
+    """Write a judged record, whole or not at all."""
+    path = course.result(record["student"], record["set"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    # In ASCII: a stranger's text may hold what UTF-8 cannot.
+    partial.write_text(json.dumps(record, indent=1), encoding="ascii")
+    partial.replace(path)

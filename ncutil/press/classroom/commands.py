@@ -1,0 +1,300 @@
+"""The command line of the classroom: `ncutil class release`, `check`, `grade`."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ncutil.press.project import PressError, Project
+from ncutil.press.run import ONE_THREAD
+
+if TYPE_CHECKING:
+    from ncutil.press.classroom.collect import Course, Record
+    from ncutil.press.classroom.gradebook import Grade
+    from ncutil.press.classroom.intake import Submission
+    from ncutil.press.classroom.problems import ProblemSet
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group("class")
+def classroom() -> None:
+    """Release problem sets, check one's own work, grade a class."""
+    if importlib.util.find_spec("nbgrader") is None:
+        raise PressError("the classroom needs nbgrader: pip install 'ncutil[classroom]', in a clone -e '.[classroom]'")
+    # Before anything is imported: one thread each, and no window. nbgrader calls a program that lies beside Python.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"), MPLBACKEND="Agg", PATH=path)
+
+
+@classroom.command(epilog="Example: ncutil class release ../ml-2027 --seed 2027")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the class's numbers; drawn once if not given.")
+def release(folder: Path, seed: int | None) -> None:
+    """Write the students' version of every problem set into DIR/release.
+
+    DIR is the folder of one class; it keeps the class's seed in course.yml. Releasing again renews what is there.
+    """
+    from ncutil.press.classroom import handout, problems
+
+    project = Project.find()
+    seed = handout.settle_seed(folder, seed, problems.names(project))
+    sets = _read_sets(project, problems.names(project), seed)
+    handout.write(project, folder / "release", sets)
+    for item in sets:
+        hand = sum(part.by_hand for part in item.parts)
+        click.echo(f"{item.name}: {len(item.parts)} parts ({hand} by hand), {item.points:g} points")
+    click.echo(f"released with seed {seed}: {folder / 'release'}")
+
+
+@classroom.command(epilog="Example: ncutil class check 01-chsh.ipynb")
+@click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def check(notebook: Path) -> None:
+    """Run NOTEBOOK from top to bottom and say which of its own checks pass.
+
+    Exit status 1 if one of them fails. Grading asks for more than these checks do.
+    """
+    from ncutil.press.classroom import collect, intake
+    from ncutil.press.classroom.problems import headings
+
+    try:
+        read = intake.read_notebook(notebook)
+    except ValueError as error:
+        raise PressError(f"{notebook}: {error}") from None
+    titles, cells, lines = list(headings(read)), [], []
+    for number, cell in enumerate(read.cells):
+        if cell.cell_type == "code":
+            cells.append({"id": str(number), "sources": [cell.source], "asks": []})
+    click.echo(f"running {len(cells)} cells ...", err=True)
+    answers = _run_here({"cells": cells, "cell_seconds": collect.CELL_SECONDS}, notebook.resolve().parent)
+    failed = 0
+    for number, cell in enumerate(read.cells):
+        grading = cell.metadata.get("nbgrader")
+        if not isinstance(grading, dict) or not grading.get("grade"):
+            continue
+        title = ([title for at, title in titles if at < number] or [str(grading.get("grade_id"))])[-1]
+        if grading.get("solution"):
+            lines.append(f"  {title}: marked by hand")
+            continue
+        said = answers.get(str(number), {"error": "the notebook ended before this cell"})["error"]
+        failed += said is not None
+        lines.append(f"{'x' if said else '+'} {title}: {said or 'its checks pass'}{_changed(cell)}")
+    if not lines:
+        raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
+    click.echo("\n".join(lines))
+    if failed:
+        raise PressError(f"{failed} of the checks fail")
+
+
+def _changed(cell: Any) -> str:
+    from nbgrader.utils import compute_checksum
+
+    if cell.metadata.nbgrader.get("checksum") == compute_checksum(cell):
+        return ""
+    return " (this check is not as it was released; grading uses the released one)"
+
+
+def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a task of one's own in its folder; returns what was answered."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch) / "task.json", Path(scratch) / "answers.json"
+        source.write_text(json.dumps(task), encoding="utf-8")
+        command = [sys.executable, "-m", "ncutil.press.classroom.runner", str(source), str(target)]
+        subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        answers: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    return answers
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@classroom.command(epilog="Example: ncutil class grade ../ml-2027 --jobs 2")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Submissions at once.")
+@click.option("--regrade", is_flag=True, help="Judge again what mended tests change, and run again what was stopped.")
+@click.option("--unsafe-no-sandbox", is_flag=True, help="Run submissions as if they were your own programs.")
+def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> None:
+    """Run and judge what is in DIR/submitted/<student>/<set>/, and write the grades.
+
+    Goes on where it was stopped. Writes gradebook.db, grades.csv, manual.csv (enter points of parts marked by hand
+    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end.
+    """
+    from ncutil.press.classroom import collect, gradebook, problems
+
+    project = Project.find()
+    course = collect.read_course(folder)
+    known = problems.names(project)
+    with _only_one(folder):
+        submissions, strays = collect.collect(course, known)
+        used = {submission.name for submission in submissions} | (course.due.keys() & set(known))
+        if unknown := course.due.keys() - set(known):
+            raise PressError(f"course.yml: no problem set {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        sets = {item.name: item for item in _read_sets(project, sorted(used), course.seed)}
+        points = {name: {part.id: part.points for part in item.parts} for name, item in sets.items()}
+        marks = gradebook.read_marks(course, points)
+        records = _bring_up_to_date(course, sets, submissions, jobs, regrade, unsafe_no_sandbox)
+        handed_in = {(s.student, s.name): s.handed_in for s in submissions}
+        grades = [
+            gradebook.Grade(
+                student=student,
+                name=course.roster[student],
+                problem_set=item,
+                record=records.get((student, name)),
+                handed_in=handed_in.get((student, name)),
+                due=course.due.get(name),
+                marks=marks.get((student, name), {}),
+            )
+            for student in course.roster
+            for name, item in sets.items()
+        ]
+        waiting = _write(course, list(sets.values()), grades, strays)
+    _summary(course, grades, waiting, strays)
+
+
+def _read_sets(project: Project, names: Iterable[str], seed: int) -> "list[ProblemSet]":
+    from ncutil.press.classroom.problems import read_set
+
+    found = []
+    for name in names:
+        click.echo(f"{name}: running the instructor's version (seed {seed})", err=True)
+        found.append(read_set(project, name, seed))
+    return found
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise PressError(f"another command is grading {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _bring_up_to_date(
+    course: "Course",
+    sets: "dict[str, ProblemSet]",
+    submissions: "list[Submission]",
+    jobs: int,
+    regrade: bool,
+    unsafe: bool,
+) -> "dict[tuple[str, str], Record]":
+    """Run what has to be run, judge what has to be judged; every record is kept as soon as it is there."""
+    from ncutil.press import sandbox
+    from ncutil.press.classroom import collect, judging
+
+    records: dict[tuple[str, str], Record] = {}
+    waiting, judged, outdated = [], 0, 0
+
+    def settle(record: "Record", item: "ProblemSet") -> None:
+        record |= {
+            "judge_key": item.judge_key,
+            "judged": judging.judge(item, record),
+            "remark": judging.remark(item, record),
+        }
+        collect.keep(course, record)
+        records[record["student"], record["set"]] = record
+
+    for submission in submissions:
+        item = sets[submission.name]
+        record = collect.read_result(course.result(submission.student, submission.name))
+        if record is None or _has_to_run(record, submission, item, regrade):
+            waiting.append(submission)
+        elif record["judge_key"] == item.judge_key:
+            records[submission.student, submission.name] = record
+        elif regrade:
+            settle(record, item)
+            judged += 1
+        else:
+            records[submission.student, submission.name] = record
+            outdated += 1
+    kept = len(records) - judged
+    click.echo(f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {kept} up to date")
+    if outdated:
+        click.secho(
+            f"{outdated} were judged by tests that have changed since; --regrade judges them again", fg="yellow"
+        )
+    if not waiting:
+        return records
+    try:
+        tool = sandbox.NONE if unsafe else sandbox.find_sandbox()
+    except sandbox.NoSandboxError as error:
+        raise PressError(str(error)) from None
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        futures = {
+            pool.submit(collect.run_submission, sets[one.name], one, tool, collect.LIMITS): one for one in waiting
+        }
+        with tqdm(total=len(waiting), unit="submission", disable=None) as bar:
+            for number, future in enumerate(as_completed(futures), 1):
+                one = futures[future]
+                settle(future.result(), sets[one.name])
+                bar.update()
+                if bar.disable:
+                    click.echo(f"{number} of {len(waiting)}: {one.student}, {one.name}", err=True)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; what was graded is kept", err=True)
+        os._exit(130)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return records
+
+
+def _has_to_run(record: "Record", submission: "Submission", item: "ProblemSet", regrade: bool) -> bool:
+    """Whether something else was handed in; under --regrade also whether it would be asked something else."""
+    from ncutil.press.classroom import collect
+
+    if record["submission"] != collect.fingerprint(submission):
+        return True
+    return regrade and (record["run_key"] != item.run_key or record["status"] not in ("done", "not run"))
+
+
+def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", strays: dict[str, list[str]]) -> int:
+    """Write everything that a teacher and the students read; returns how many parts wait for a mark."""
+    from ncutil.press.classroom import gradebook, pages
+
+    gradebook.write_gradebook(course, sets, grades)
+    gradebook.write_grades(course, grades)
+    for student in course.roster:
+        own = [grade for grade in grades if grade.student == student]
+        pages.write_feedback(course, student, own, strays.get(student, []))
+    pages.write_report(course, sets, grades, strays)
+    return gradebook.write_marks(course, grades)
+
+
+def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict[str, list[str]]) -> None:
+    present = [grade for grade in grades if grade.record]
+    stopped = [grade for grade in present if grade.status.startswith("stopped")]
+    not_run = [grade for grade in present if grade.status == "not run"]
+    late = sum(grade.late not in ("", "unknown") for grade in present)
+    click.echo(
+        f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand"
+    )
+    click.echo(f"wrote gradebook.db, grades.csv, manual.csv, feedback/, report.html in {course.folder}")
+    for grade in [*stopped, *not_run]:
+        note = f": {grade.note}" if grade.note else ""
+        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
+    for student, lines in strays.items():
+        for line in lines:
+            click.secho(f"{student}: {line}", fg="yellow")
+    if stopped or not_run or strays:
+        lost = sum(map(len, strays.values()))
+        raise PressError(
+            f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised: "
+            "see report.html"
+        )

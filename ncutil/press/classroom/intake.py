@@ -1,0 +1,157 @@
+"""What a student has handed in, read as what it may be: anything.
+
+Only regular files are opened, none is read further than its bound, nothing is unpacked and no link is followed. What
+cannot be graded gets one line that says so, for student and teacher alike, and holds nobody else up.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+LARGEST = 10 * 2**20
+"""Bytes of a submitted notebook."""
+
+WORDS = 200
+"""Characters of a stranger's names that a line repeats."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a student has handed in for a set; `problem` says why it cannot be run, if so."""
+
+    student: str
+    name: str
+    path: Path | None
+    handed_in: datetime | None
+    problem: str
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file of at most so many; ValueError says why not."""
+    try:
+        # Opening a pipe would wait for somebody who writes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValueError(f"the file cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is not a file but something else")
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"the file is larger than {most / 2**20:g} MB")
+    return data
+
+
+def find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[str]]:
+    """The submissions in the folder of a student, and a line for everything in it that is none.
+
+    Parameters
+    ----------
+    place : folder of the student, which need not exist
+    names : of the problem sets
+    """
+    if place.is_symlink():
+        return [], ["the student's folder is a link; links are not followed"]
+    found, strays = [], []
+    for entry in sorted(place.iterdir()) if place.is_dir() else []:
+        shown = _shown(entry.name)
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_symlink():
+            strays.append(f"{shown} is a link; links are not followed")
+        elif not entry.is_dir():
+            strays.append(f"{shown} is not in a folder of a problem set, such as {min(names)}; it was not opened")
+        elif entry.name not in names:
+            strays.append(f"{shown} is no problem set; expected {', '.join(sorted(names))}")
+        else:
+            found.append(_submission(place.name, entry))
+    return found, strays
+
+
+def _submission(student: str, folder: Path) -> Submission:
+    path, problem, stamp = None, "", None
+    notebooks = sorted(entry for entry in folder.iterdir() if entry.suffix == ".ipynb")
+    named = [entry for entry in notebooks if entry.stem == folder.name]
+    if not notebooks:
+        others = [entry.name for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+        instead = f", only {_shown(', '.join(others))}" if others else ""
+        problem = f"there is no notebook in the folder{instead}"
+    elif not named and len(notebooks) > 1:
+        problem = f"there are {len(notebooks)} notebooks in the folder, and none is called {folder.name}.ipynb"
+    else:
+        path = (named or notebooks)[0]
+        if path.is_symlink() or not path.is_file():
+            problem = "the notebook is a link or a folder, not a file"
+        elif path.stat().st_size > LARGEST:
+            problem = f"the notebook is larger than {LARGEST // 2**20} MB; clear its outputs and hand it in again"
+        elif not os.access(path, os.R_OK):
+            problem = "the notebook cannot be read"
+    # A stranger's text; what is no time is no time.
+    with contextlib.suppress(Exception):
+        stamp = parse_time(read_regular(folder / "timestamp.txt", 1000).decode("utf-8").strip()[:80])
+    return Submission(student, folder.name, path, stamp, problem)
+
+
+def parse_time(value: Any) -> datetime:
+    """A point in time, in UTC where no zone is given; ValueError or OverflowError where it is none."""
+    # nbgrader writes " UTC" where ISO has "+00:00".
+    time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip().removesuffix(" UTC"))
+    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+
+
+def _shown(name: str) -> str:
+    short = name if len(name) <= WORDS else f"{name[:WORDS]}…"
+    return repr(short.encode("utf-8", "replace").decode())
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A stranger's notebook as version 4; ValueError says what is wrong with it."""
+    try:
+        text = read_regular(path, LARGEST).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("the file is not UTF-8 text") from None
+    if not text.strip():
+        raise ValueError("the file is empty")
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the file is not a notebook: broken JSON in line {error.lineno}") from None
+    except (ValueError, RecursionError):
+        raise ValueError("the file is not a notebook: a number or a nesting beyond all bounds") from None
+    version = given.get("nbformat") if isinstance(given, dict) else None
+    if not isinstance(version, int):
+        raise ValueError("the file is not a notebook: it has no version of the format")
+    if version not in (3, 4):
+        raise ValueError(f"the notebook has version {version} of the format; save it with version 4")
+    try:
+        notebook: NotebookNode = nbformat.reads(text, as_version=4)
+        # Reading does not look at the cells.
+        for cell in notebook.cells:
+            if not isinstance(cell.source, str) or not isinstance(cell.cell_type, str):
+                raise ValueError("a cell without text")
+            cell.metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else NotebookNode()
+        if not isinstance(notebook.metadata, dict):
+            raise ValueError("metadata that are none")
+    except Exception as error:
+        raise ValueError(f"the file is not a notebook ({type(error).__name__})") from None
+    return notebook
+
+
+def language(notebook: NotebookNode) -> str:
+    """The language that a notebook's kernel is said to speak; "python" if nothing is said."""
+    for place in ("kernelspec", "language_info"):
+        entry = notebook.metadata.get(place)
+        name = entry.get("language" if place == "kernelspec" else "name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name:
+            return name[:40]
+    return "python"

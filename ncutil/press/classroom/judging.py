@@ -1,0 +1,91 @@
+"""From what a submission handed over to points: nothing here runs a line of it."""
+
+from typing import Any
+
+from ncutil.asking import Ask, decode
+from ncutil.press.classroom.collect import Record, grade_id, parse_answers
+from ncutil.press.classroom.problems import Part, ProblemSet, role
+
+SHOWN = 300
+"""Characters of an answer that feedback shows."""
+
+
+def judge(problem_set: ProblemSet, record: Record) -> dict[str, Any]:
+    """Score and checks of every part; the score of a part that waits for a teacher is None."""
+    answers = parse_answers(record["answers"])
+    return {
+        part.id: _by_hand(problem_set, part, record["texts"]) if part.by_hand else _asked(problem_set, part, answers)
+        for part in problem_set.parts
+    }
+
+
+def remark(problem_set: ProblemSet, record: Record) -> str:
+    """Which given cell failed, if one did: something that the submission did has got in its way."""
+    answers = parse_answers(record["answers"])
+    for cell in problem_set.source.cells:
+        name = cell.metadata.nbgrader.grade_id if role(cell) == "given" else ""
+        found = answers.get(name)
+        if isinstance(found, dict) and found.get("error") is not None:
+            return f"a given cell failed ({name}: {_text(found['error'])})"
+    return ""
+
+
+def _own_cells(problem_set: ProblemSet, part: Part) -> list[str]:
+    """The cells that belong to a part: from the one behind the part before to its own."""
+    found: list[str] = []
+    for cell in problem_set.source.cells:
+        if role(cell) == "text":
+            continue
+        found.append(grade_id(cell))
+        if found[-1] == part.id:
+            break
+        if role(cell) in ("tests", "by hand"):
+            found = []
+    return found
+
+
+def _asked(problem_set: ProblemSet, part: Part, answers: dict[str, Any]) -> dict[str, Any]:
+    cells = [answers.get(name) for name in _own_cells(problem_set, part)]
+    errors = [cell["error"] for cell in cells if isinstance(cell, dict) and cell.get("error") is not None]
+    cell = cells[-1] if isinstance(cells[-1], dict) else {}
+    given = cell.get("asks")
+    given = given if isinstance(given, list) and len(given) == len(part.asks) else [None] * len(part.asks)
+    checks = [_check(ask, item) for ask, item in zip(part.asks, given, strict=True)]
+    return {
+        "score": sum(check["points"] for check in checks if check["passed"]),
+        "checks": checks,
+        "said": _text(errors[0]) if errors else "",
+    }
+
+
+def _check(ask: Ask, item: Any) -> dict[str, Any]:
+    """One check: whether it passed, and what was given instead, in words."""
+    check = {"says": ask.says, "points": ask.points, "passed": False, "given": "nothing was handed over"}
+    if not isinstance(item, dict):
+        return check
+    if not isinstance(item.get("values"), list):
+        return check | {"given": _text(item.get("error", ""))}
+    try:
+        values = [decode(value) for value in item["values"]]
+    except Exception:
+        return check | {"given": "something that is not data"}
+    return check | {"passed": ask.passes(values), "given": "; ".join(_short(value) for value in values)[:SHOWN]}
+
+
+def _short(value: Any) -> str:
+    try:
+        return " ".join(repr(value)[: 2 * SHOWN].split())
+    except Exception:  # lists within lists, deeper than can be shown
+        return "something that cannot be shown"
+
+
+def _text(value: Any) -> str:
+    """A stranger's message, which need not be one."""
+    return value[:SHOWN] if isinstance(value, str) else "something that is not text"
+
+
+def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:
+    text = texts.get(part.id, "")
+    stub = next(cell.source for cell in problem_set.released.cells if grade_id(cell) == part.id)
+    answered = bool(text.strip()) and text.strip() != stub.strip()
+    return {"score": None if answered else 0.0, "checks": [], "said": "" if answered else "not answered"}

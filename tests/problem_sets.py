@@ -1,0 +1,93 @@
+"""Submissions to problem sets, made from the release and from edits of the reference, and what they score."""
+
+import contextlib
+import copy
+import functools
+import json
+import re
+import tempfile
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import ROOT
+from nbformat import NotebookNode
+
+from ncutil.press.classroom import collect, judging
+from ncutil.press.classroom.problems import ProblemSet, names, read_set, role
+from ncutil.press.classroom.runner import perform
+from ncutil.press.project import Project
+
+PROJECT = Project(ROOT)
+NAMES = names(PROJECT)
+SEED = 2027
+
+
+@functools.cache
+def problem_set(name: str, seed: int = SEED) -> ProblemSet:
+    """A problem set with the numbers of one class, read once."""
+    return read_set(PROJECT, name, seed)
+
+
+def answers(name: str) -> dict[str, Any]:
+    """The wrong and the sloppy answers to a problem set."""
+    return yaml.safe_load((Path(__file__).parent / "answers" / f"{name}.yml").read_text())
+
+
+def reference(item: ProblemSet) -> dict[str, str]:
+    """What the reference writes into each cell for a solution."""
+    found = {}
+    for cell in item.source.cells:
+        if role(cell) in ("solution", "by hand"):
+            lines = [line for line in cell.source.splitlines() if not re.search("(BEGIN|END) SOLUTION", line)]
+            found[cell.metadata.nbgrader.grade_id] = "\n".join(lines)
+    return found
+
+
+def edited(item: ProblemSet, change: Mapping[str, Any]) -> str:
+    """The source of a cell with a change to the reference; every edit has to find its place."""
+    if "code" in change:
+        return change["code"]
+    source = reference(item)[change["cell"]]
+    for old, new in change["edit"].items():
+        assert old in source, (change["why"], old)
+        source = source.replace(old, new)
+    return source
+
+
+def fill(item: ProblemSet, sources: Mapping[str, str]) -> NotebookNode:
+    """The released notebook with some of its cells filled in."""
+    notebook = copy.deepcopy(item.released)
+    for cell in notebook.cells:
+        name = collect.grade_id(cell)
+        if name in sources:
+            cell.source = sources[name]
+    return notebook
+
+
+class Shell:
+    """What `perform` needs of a shell, without one: cells run in a namespace of their own."""
+
+    def __init__(self) -> None:
+        self.user_ns: dict[str, Any] = {"__name__": "__main__"}
+
+    def run_cell(self, source: str, store_history: bool = False) -> Any:
+        error = None
+        try:
+            exec(compile(source, "cell", "exec"), self.user_ns)
+        except Exception as raised:
+            error = raised
+        return types.SimpleNamespace(error_before_exec=None, error_in_exec=error)
+
+
+def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
+    """Scores by part, by the same code that grades a class, in this process."""
+    task, texts = collect.make_task(item, notebook)
+    task = json.loads(json.dumps(task))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for file, content in item.files.items():
+            Path(file).write_bytes(content)
+        handed_over = json.dumps(perform(task, Shell(), lambda _: None))
+    return judging.judge(item, {"texts": texts, "answers": handed_over})

@@ -1,0 +1,489 @@
+"""The classroom's commands, as a teacher and a student use them: a class of twelve, graded in the sandbox."""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from conftest import CANARY, ROOT, clone_environment, copy_project, plant_canaries
+from nbgrader.api import Gradebook
+from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference
+
+from ncutil.__main__ import main
+from ncutil.press.classroom import collect, gradebook
+from ncutil.press.classroom.problems import overview, secrets
+from ncutil.press.project import PressError, Project
+
+SET = "01-chsh"
+WRONG = [(part, change) for part, changes in answers(SET)["wrong"].items() for change in changes[:1]]
+
+here = pytest.mark.xdist_group("classroom")
+
+
+def classroom(*words: str) -> Result:
+    """Run a command of the classroom in this process, which has imported everything already."""
+    with contextlib.chdir(ROOT):
+        result = CliRunner().invoke(main, ["class", *words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def canaried(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project with a canary in everything that students must not see."""
+    clone = copy_project(tmp_path_factory.mktemp("canaries") / "clone")
+    assert plant_canaries(clone) >= 9 * len(NAMES)
+    return Project(clone)
+
+
+def hand_in(course: Path, student: str, notebook: Any, stamp: str = "", name: str = SET) -> Path:
+    folder = course / "submitted" / student / name
+    folder.mkdir(parents=True)
+    path = folder / f"{name}.ipynb"
+    path.write_text(notebook if isinstance(notebook, str) else nbformat.writes(notebook))
+    if stamp:
+        (folder / "timestamp.txt").write_text(stamp)
+    return path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def row(course: Path, student: str) -> dict[str, str]:
+    return next(row for row in table(course / "grades.csv") if row["student"] == student)
+
+
+def contents(course: Path) -> dict[str, Any]:
+    """Everything that the gradebook knows of submissions, without the names that it draws for its rows."""
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        found = {}
+        for assignment in book.assignments:
+            for submission in book.assignment_submissions(assignment.name):
+                (notebook,) = submission.notebooks
+                found[assignment.name, submission.student.id] = (
+                    submission.score,
+                    submission.max_score,
+                    submission.needs_manual_grade,
+                    submission.timestamp,
+                    sorted((g.name, g.auto_score, g.manual_score, g.needs_manual_grade) for g in notebook.grades),
+                    sorted((c.name, c.manual_comment or "") for c in notebook.comments),
+                )
+        return found
+
+
+LOOP = "while True:\n    pass"
+
+
+def make_class(course: Path) -> dict[str, float | None]:
+    """Twelve students and what each should score before anything is marked by hand."""
+    item = problem_set(SET)
+    right = reference(item)
+    expected: dict[str, float | None] = {}
+    hand_in(course, "ada", fill(item, right), "2027-03-01 09:00:00 UTC")
+    hand_in(course, "blank", fill(item, {}), "2027-03-01 17:59:00 UTC")
+    expected |= {"ada": 26, "blank": 0}
+    for number, (part, change) in enumerate(WRONG[:4]):
+        most = next(p.points for p in item.parts if p.id == part)
+        hand_in(
+            course, f"wrong{number}", fill(item, right | {change["cell"]: edited(item, change)}), "2027-03-01 12:00"
+        )
+        expected[f"wrong{number}"] = 26 - most + change["left"]
+    sloppy = {change["cell"]: edited(item, change) for change in answers(SET)["sloppy"]}
+    hand_in(course, "sloppy", fill(item, right | sloppy), "2027-03-02 00:00:00+01:00")
+    expected["sloppy"] = 26
+    quits = "import os\nos._exit(0)"
+    hand_in(course, "quits", fill(item, right | {"visibility": quits}))
+    expected["quits"] = 4 + 6 + 5
+    notebook = fill(item, right)
+    for cell in notebook.cells:
+        if collect.grade_id(cell) == "total-check":
+            cell.source = "print('all tests passed')"
+        if collect.grade_id(cell) == "given-2":
+            cell.source += "\nchsh.chsh = None"
+    helper = nbformat.v4.new_code_cell("def helper(w):\n    return chsh.from_strategies(w)")
+    notebook.cells.insert(2, helper)
+    for cell in notebook.cells:
+        if collect.grade_id(cell) == "total":
+            cell.source = cell.source.replace("chsh.from_strategies(weights)", "helper(weights)")
+    hand_in(course, "=cmd()", notebook, "2027-03-01 12:00:00 UTC")
+    expected["=cmd()"] = 26
+    hand_in(course, "garbage", "<script>alert(1)</script>", "2027-03-01 12:00:00 UTC")
+    expected["garbage"] = 0
+    words = {
+        "argue": "<script>alert(document.cookie)</script> and $S$",
+        "total": "raise ValueError('<img src=x onerror=a()>')",
+    }
+    hand_in(course, "script", fill(item, right | words), "2027-03-01 12:00:00 UTC")
+    expected["script"] = 22
+    (course / "students.csv").write_text("student,name\nada,Ada L.\nmissing,Nobody Yet\n")
+    expected["missing"] = None
+    return expected
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float | None], str]:
+    """A course folder with a class of twelve, released, handed in, graded once; and what the command said."""
+    course = tmp_path_factory.mktemp("class") / "course"
+    done = classroom("release", str(course), "--seed", str(SEED))
+    assert done.exit_code == 0, done.stderr
+    expected = make_class(course)
+    given = (course / "course.yml").read_text()
+    (course / "course.yml").write_text(given.replace(f"  # {SET}: 2027-03-01 18:00", f"  {SET}: 2027-03-01 18:00"))
+    done = classroom("grade", str(course), "--jobs", "2")
+    return course, expected, f"{done.exit_code}\n{done.stdout}\n{done.stderr}"
+
+
+@here
+def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, expected, said = graded
+    assert len(expected) == 12
+    found = {row["student"]: row["score"] for row in table(course / "grades.csv")}
+    assert found == {
+        gradebook.cell(student): "" if score is None else f"{score:g}" for student, score in expected.items()
+    }, said
+    book = contents(course)
+    assert {student for _, student in book} == expected.keys() - {"missing"}
+    assert all(entry[0] == expected[student] and entry[1] == 30 for (_, student), entry in book.items())
+
+
+@here
+def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    _, _, said = graded
+    assert said.startswith("1\n")
+    assert "11 handed in, 1 missing, 1 late, 9 parts to mark by hand" in said
+    assert "quits, 01-chsh: stopped: ended early" in said
+    assert "garbage, 01-chsh: not run: the file is not a notebook" in said
+    assert "11 of 11: " in said
+
+
+@here
+def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, _, _ = graded
+    assert row(course, "missing")["status"] == "missing"
+    assert row(course, "missing")["name"] == "Nobody Yet"
+    assert row(course, "ada")["late"] == ""
+    assert row(course, "sloppy")["late"] == "5.0 h"
+    assert row(course, "quits")["late"] == "unknown"
+    report = (course / "report.html").read_text()
+    for words in ("Nobody Yet (missing)", "sloppy: 5.0 h", "No date recorded", "quits: stopped: ended early"):
+        assert words in report
+    assert "Nothing was handed in" in (course / "feedback" / "missing" / "feedback.html").read_text()
+
+
+@here
+def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, expected, _ = graded
+    pages = {path.parent.name: path.read_text() for path in course.glob("feedback/*/feedback.html")}
+    assert pages.keys() == expected.keys()
+    report = (course / "report.html").read_text()
+    for page in [*pages.values(), report]:
+        assert "<script" not in page
+        assert "<img src=x" not in page
+        assert not re.findall(r'(?:src|href)="(?!data:image/png)', page)
+        assert "prefers-color-scheme: dark" in page
+        assert "default-src 'none'" in page
+    assert "&lt;script&gt;alert(document.cookie)" in report
+    assert "onerror=a()&gt;" in pages["script"]
+    assert report.count("data:image/png;base64,") == 1
+
+
+@here
+def test_feedback_says_what_failed_and_never_what_was_expected(
+    graded: tuple[Path, dict[str, float | None], str],
+) -> None:
+    course, _, _ = graded
+    page = (course / "feedback" / "wrong0" / "feedback.html").read_text()
+    assert "failed:</span> the sum of covariances" in page
+    assert "passed:</span> the sum of E[AB]" in page
+    assert "1 of 4 points" in page
+    item = problem_set(SET)
+    blank = (course / "feedback" / "blank" / "feedback.html").read_text()
+    for line in secrets(item.source):
+        assert line not in blank
+    assert "0 of 30 points" in blank
+    assert "(not answered)" in blank
+
+
+@here
+def test_tables_run_no_formula(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, _, _ = graded
+    for name in ("grades.csv", "manual.csv"):
+        for record in csv.reader(io.StringIO((course / name).read_text())):
+            assert not [value for value in record if value.startswith(("=", "+", "@", "\t"))]
+    assert row(course, "'=cmd()")["score"] == "26"
+
+
+@here
+def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
+    course = shutil.copytree(graded[0], tmp_path / "course")
+    marks = table(course / "manual.csv")
+    assert {mark["part"] for mark in marks} == {"argue"}
+    assert len(marks) == 9
+    lines = ["student,set,part,points,of,comment,submission"]
+    for mark in marks:
+        points, comment = {"ada": ("3.5", "A *fine* answer"), "sloppy": ("", "later")}.get(mark["student"], ("", ""))
+        lines.append(f"{mark['student']},{SET},argue,{points},4,{comment},{mark['submission']}")
+    (course / "manual.csv").write_text("\n".join(lines) + "\n")
+    done = classroom("grade", str(course))
+    assert "11 submissions: 0 to run, 0 judged again, 11 up to date" in done.stdout
+    assert "8 parts to mark by hand" in done.stdout
+    assert (row(course, "ada")["score"], row(course, "ada")["to_mark"]) == ("29.5", "0")
+    assert contents(course)[SET, "ada"][0] == 29.5
+    assert "A *fine* answer" in (course / "feedback" / "ada" / "feedback.html").read_text()
+    kept = {mark["student"]: (mark["points"], mark["comment"]) for mark in table(course / "manual.csv")}
+    assert kept["ada"] == ("3.5", "A *fine* answer")
+    assert kept["sloppy"] == ("", "later")
+    assert kept["'=cmd()"] == ("", "")
+    # Something else is handed in: the mark was for another text.
+    item = problem_set(SET)
+    path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
+    path.write_text(nbformat.writes(fill(item, reference(item) | {"argue": "Another answer."})))
+    done = classroom("grade", str(course))
+    assert "11 submissions: 1 to run" in done.stdout
+    assert row(course, "ada")["score"] == "26"
+    found = {mark["student"]: mark for mark in table(course / "manual.csv")}["ada"]
+    assert (found["points"], found["comment"]) == ("", "[3.5 for an earlier submission] A *fine* answer")
+
+
+@here
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_marks_are_read_as_a_spreadsheet_writes_them(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, separator: str
+) -> None:
+    rows = [["student", "set", "part", "points", "of", "comment", "submission"]]
+    rows.append(["'=cmd()", SET, "argue", "2.5" if separator == "," else "2,5", "4", "Yes", ""])
+    text = "\n".join(separator.join(row) for row in rows)
+    (tmp_path / "manual.csv").write_text(f"\ufeff{text}\n")
+    read = collect.read_course(graded[0])
+    course = collect.Course(tmp_path, read.seed, read.due, read.roster)
+    marks = gradebook.read_marks(course, {SET: {"argue": 4}})
+    assert marks == {("=cmd()", SET): {"argue": gradebook.Mark(2.5, "Yes", "")}}
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("ada,01-chsh,argue,5,4,,", "line 2: '5' is not a number of points from 0 to 4"),
+        ("ada,01-chsh,argue,many,4,,", "line 2: 'many' is not a number of points from 0 to 4"),
+        ("ada,01-chsh,argues,1,4,,", "no part 'argues' of '01-chsh'"),
+        ("adam,01-chsh,argue,1,4,,", "no student 'adam'"),
+    ],
+)
+@here
+def test_a_wrong_mark_is_refused_by_its_line(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, line: str, complaint: str
+) -> None:
+    (tmp_path / "manual.csv").write_text(f"student,set,part,points,of,comment,submission\n{line}\n")
+    read = collect.read_course(graded[0])
+    course = collect.Course(tmp_path, read.seed, read.due, read.roster)
+    with pytest.raises(PressError, match=re.escape(complaint)):
+        gradebook.read_marks(course, {SET: {"argue": 4}})
+
+
+@here
+def test_a_mended_test_is_judged_again_only_on_demand(
+    graded: tuple[Path, dict[str, float | None], str],
+    tmp_path: Path,
+    canaried: Project,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The canaries are other words in the hidden tests: judging changes, running does not."""
+    monkeypatch.setattr(Project, "find", lambda: canaried)
+    course = shutil.copytree(graded[0], tmp_path / "course")
+    done = classroom("grade", str(course))
+    assert "11 were judged by tests that have changed since" in done.stdout
+    before = contents(course)
+    done = classroom("grade", str(course), "--regrade")
+    # What did not come to its end is run again.
+    assert "11 submissions: 1 to run, 10 judged again, 0 up to date" in done.stdout
+    assert contents(course) == before
+    assert "0 to run, 0 judged again, 11 up to date" in classroom("grade", str(course)).stdout
+
+
+@here
+def test_a_killed_grading_goes_on_and_ends_the_same(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = shutil.copytree(graded[0], tmp_path / "course")
+    shutil.rmtree(course / "results")
+    for name in ("gradebook.db", "grades.csv", "report.html"):
+        (course / name).unlink()
+    keep = sorted((course / "submitted").iterdir())[:4]
+    for folder in (course / "submitted").iterdir():
+        if folder not in keep:
+            shutil.rmtree(folder)
+    command = [sys.executable, "-m", "ncutil", "class", "grade", str(course), "--jobs", "1"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clone_environment(ROOT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and len(list(course.glob("results/*/*.json"))) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(list(course.glob("results/*/*.json")))
+    assert 2 <= finished <= 4
+    done = classroom("grade", str(course))
+    assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout
+    whole = contents(graded[0])
+    assert contents(course) == {key: whole[key] for key in contents(course)}
+    assert len(contents(course)) == 4
+
+
+@here
+def test_check_says_which_parts_pass(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
+    released = graded[0] / "release" / SET / f"{SET}.ipynb"
+    done = classroom("check", str(released))
+    assert done.exit_code == 1
+    assert "5 of the checks fail" in done.stderr
+    item = problem_set(SET)
+    notebook = fill(item, reference(item))
+    for cell in notebook.cells:
+        if collect.grade_id(cell) == "model-check":
+            cell.source = "pass"
+    path = tmp_path / f"{SET}.ipynb"
+    path.write_text(nbformat.writes(notebook))
+    done = classroom("check", str(path))
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("its checks pass") == 5
+    assert "Part 3: Pass 2 honestly (5 points): its checks pass (this check is not as it was released" in done.stdout
+    assert "Part 6: Read a figure, argue (4 points): marked by hand" in done.stdout
+
+
+@here
+def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+    done = classroom("grade", str(tmp_path))
+    assert done.exit_code == 1
+    assert "is no course folder (no course.yml)" in done.stderr
+    (tmp_path / "course.yml").write_text("seed: 5\n")
+    (tmp_path / "submitted" / "ada" / "01-chess").mkdir(parents=True)
+    done = classroom("grade", str(tmp_path))
+    assert done.exit_code == 1
+    assert "'01-chess' is no problem set; expected 01-chsh" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    done = classroom("release", str(tmp_path), "--seed", "6")
+    assert done.exit_code == 1
+    assert "this class has seed 5, not 6" in done.stderr
+    (tmp_path / "notes.ipynb").write_text(nbformat.writes(nbformat.v4.new_notebook()))
+    done = classroom("check", str(tmp_path / "notes.ipynb"))
+    assert "is not a problem set" in done.stderr
+
+
+def unpacked(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, wheels taken apart."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found[str(path)] = path.read_bytes()
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    found |= {f"{path}/{name}": archive.read(name) for name in archive.namelist()}
+    return found
+
+
+@functools.cache
+def forbidden() -> list[bytes]:
+    """The canary, and lines of solutions and hidden tests that stand nowhere where they may."""
+    chapters = [cell.source for chapter in PROJECT.chapters.values() for cell in chapter.notebook.cells]
+    released = [cell.source for name in NAMES for cell in problem_set(name).released.cells]
+    package = [path.read_text() for path in (ROOT / "ncutil").rglob("*.py")]
+    public = "\n".join([*chapters, *released, *package])
+    lines = {line for name in NAMES for line in secrets(problem_set(name).source) if len(line) >= 30}
+    lines = {line for line in lines if line not in public}
+    assert len(lines) > 20 * len(NAMES)
+    return [CANARY.encode(), *(form.encode() for line in lines for form in {line, json.dumps(line)[1:-1]})]
+
+
+@here
+def test_no_release_holds_a_solution_or_a_hidden_test(
+    canaried: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Project, "find", lambda: canaried)
+    done = classroom("release", str(tmp_path / "course"), "--seed", str(SEED))
+    assert done.exit_code == 0, done.stderr
+    files = unpacked(tmp_path / "course")
+    assert len([path for path in files if path.endswith(".ipynb")]) == len(NAMES)
+    for path, content in files.items():
+        for text in forbidden():
+            assert text not in content, (path, text)
+    environment = yaml.safe_load((tmp_path / "course" / "release" / "environment.yml").read_text())
+    wheel = next((tmp_path / "course" / "release").glob("*.whl")).name
+    assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{wheel}[classroom]"]
+
+
+@pytest.mark.xdist_group("book")
+def test_the_site_holds_no_solution_and_no_hidden_test(book: Path) -> None:
+    sources = [path.read_text() for path in (book / "notebooks" / "assignments").glob("*.md")]
+    assert sum(text.count(CANARY) for text in sources) >= 9 * len(NAMES)
+    files = unpacked(book / "_build" / "html")
+    assert any(path.endswith("searchindex.js") for path in files)
+    assert any("_sources" in path for path in files)
+    assert any("downloads" in path for path in files)
+    for path, content in files.items():
+        for text in forbidden():
+            assert text not in content, (path, text)
+
+
+@here
+def test_sources_of_problem_sets_are_not_in_the_contents() -> None:
+    assert not [page for page in PROJECT.pages if "assignments" in page]
+
+
+def teaching(kind: str) -> list[str]:
+    """The commands that the page for teachers shows."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "book" / "teaching.md").read_text(), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(kind)]
+
+
+@here
+def test_a_term_goes_as_the_page_for_teachers_says(tmp_path: Path) -> None:
+    """Every command of the page, in its order, with what it says happens between them."""
+    lines = teaching("ncutil")
+    assert [line.split()[2] for line in lines] == ["release", "check", "grade", "grade", "grade"]
+    course = tmp_path / "classes" / "ml-2027"
+
+    def run(line: str) -> Result:
+        return classroom(*line.replace("classes/ml-2027", str(course)).split()[2:])
+
+    assert run(lines[0]).exit_code == 0
+    assert f"seed: {SEED}" in (course / "course.yml").read_text()
+    assert {path.name for path in (course / "release").iterdir()} >= {*NAMES, "README.md", "environment.yml"}
+    assert run(lines[1]).exit_code == 1
+    item = problem_set(SET)
+    hand_in(course, "eve", fill(item, reference(item)), "2027-03-01 17:58:00 UTC")
+    done = run(lines[2])
+    assert done.exit_code == 0, done.output
+    for name in ("report.html", "grades.csv", "feedback/eve/feedback.html", "manual.csv", "gradebook.db"):
+        assert (course / name).is_file()
+        assert f"`{name.replace('eve', '<student>')}`" in (ROOT / "book" / "teaching.md").read_text()
+    marks = (course / "manual.csv").read_text()
+    (course / "manual.csv").write_text(marks.replace('"argue","","4",""', '"argue","3","4","Well argued"'))
+    assert "0 parts to mark" in run(lines[3]).stdout
+    assert row(course, "eve")["score"] == "29"
+    assert "1 up to date" in run(lines[4]).stdout
+
+
+@here
+def test_every_problem_set_is_described_without_its_solutions() -> None:
+    table = overview(PROJECT)
+    for name in NAMES:
+        item = problem_set(name)
+        assert f"| {name} | {item.title.partition(': ')[2]} |" in table
+        assert f"| {item.points:g} | {item.minutes} min |" in table
+    for text in forbidden():
+        assert text not in table.encode()

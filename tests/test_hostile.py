@@ -1,0 +1,886 @@
+"""A class full of hostile and broken submissions: what each scores, what is said of it, and that nobody else notices.
+
+The problem set is a small one, so that a submission takes a second; running, judging and writing are those of
+`ncutil class grade`, with limits short enough for a test.
+"""
+
+import copy
+import csv
+import hashlib
+import html
+import io
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import clone_environment, make_small_clone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbformat import NotebookNode
+from nbgrader.api import Gradebook
+
+from ncutil.asking import KEYS, decode
+from ncutil.press import sandbox
+from ncutil.press.classroom import intake, judging
+from ncutil.press.classroom.collect import grade_id
+from ncutil.press.classroom.gradebook import FORMULA
+from ncutil.press.classroom.problems import ProblemSet, read_set
+from ncutil.press.project import Project
+from ncutil.press.sandbox import NoSandboxError
+
+SET, SEED = "01-tiny", 7
+
+SOURCE = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+ncutil:
+  minutes: 5
+---
+
+# Problem set 1: Tiny
+
+```{code-cell} ipython3
+:tags: [parameters]
+
+seed = 0
+```
+
+```{code-cell} ipython3
+import numpy as np
+
+data = np.random.default_rng([seed, 1]).integers(100, 999, 8)
+```
+
+## Part 1: Twice (2 points)
+
+```{code-cell} ipython3
+:nbgrader: {grade_id: double, solution: true}
+
+### BEGIN SOLUTION
+def double(x):
+    return 2 * x
+### END SOLUTION
+```
+
+```{code-cell} ipython3
+:nbgrader: {grade_id: double-check, points: 2}
+
+assert double(1) == 2
+### BEGIN HIDDEN TESTS
+from ncutil.asking import answer, call
+
+asked = [call(double, (21,), (-0.5,), points=2, says="twice a number")]
+### END HIDDEN TESTS
+```
+
+## Part 2: The largest (3 points)
+
+```{code-cell} ipython3
+:nbgrader: {grade_id: largest, solution: true}
+
+largest = ...
+### BEGIN SOLUTION
+largest = int(data.max())
+### END SOLUTION
+```
+
+```{code-cell} ipython3
+:nbgrader: {grade_id: largest-check, points: 3}
+
+assert largest > 0
+### BEGIN HIDDEN TESTS
+asked = [answer("largest", largest, points=3, says="the largest number")]
+### END HIDDEN TESTS
+```
+
++++ {"nbgrader": {"grade_id": "argue", "solution": true, "points": 4}}
+
+Because.
+"""
+
+DOUBLE = "def double(x):\n    return 2 * x\n"
+LARGEST = "largest = int(data.max())\n"
+WRONG = "def double(x):\n    return 3 * x\n"
+
+
+def missing() -> str:
+    try:
+        return "" if sandbox.find_sandbox() == sandbox.BUBBLEWRAP else "bubblewrap does not work here"
+    except NoSandboxError as error:
+        return str(error)
+
+
+pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.skipif(bool(missing()), reason=missing())]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The submissions
+
+Shape = Callable[[Path, NotebookNode], None]
+"""Puts something into the folder of a submission, given the notebook that an honest student would put there."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A submission: the code of its two parts or what its folder holds, and everything that has to come of it."""
+
+    student: str
+    double: str = DOUBLE
+    largest: str = LARGEST
+    points: tuple[float, float] = (2, 3)
+    status: str = "run"
+    note: str = ""
+    """What the table of grades notes, and the student reads."""
+    says: str = ""
+    """What the student reads, besides."""
+    shape: Shape | None = None
+
+
+def program(
+    student: str, attack: str, points: tuple[float, float] = (2, 3), status: str = "run", says: str = ""
+) -> Case:
+    """An attack between the two parts, after a right first answer; a right second answer stands behind it."""
+    return Case(student, largest=attack + "\n" + LARGEST, points=points, status=status, says=says)
+
+
+def cheat(student: str, attack: str, says: str = "63; -1.5", points: tuple[float, float] = (0, 3)) -> Case:
+    """An attempt to have a wrong first answer counted as right."""
+    return Case(student, double=attack, points=points, says=says)
+
+
+def broken(student: str, shape: Shape, note: str) -> Case:
+    """A folder without a notebook that could be run."""
+    return Case(student, points=(0, 0), status="not run", note=note, says=note, shape=shape)
+
+
+def text(content: str | bytes) -> Shape:
+    """A notebook file of this content."""
+
+    def shape(folder: Path, notebook: NotebookNode) -> None:
+        data = content.encode() if isinstance(content, str) else content
+        (folder / f"{SET}.ipynb").write_bytes(data)
+
+    return shape
+
+
+def edit(change: Callable[[NotebookNode], None]) -> Shape:
+    """An honest notebook, changed."""
+
+    def shape(folder: Path, notebook: NotebookNode) -> None:
+        change(notebook)
+        (folder / f"{SET}.ipynb").write_text(json.dumps(notebook))
+
+    return shape
+
+
+def cell(notebook: NotebookNode, name: str) -> NotebookNode:
+    return next(c for c in notebook.cells if grade_id(c) == name)
+
+
+def limits_that_run_out() -> list[Case]:
+    silence = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True: pass"
+    fork = "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException:\n        pass"
+    hogs = "import os, time\nfor i in range(4):\n    if os.fork() == 0:\n        x = b'a' * 15 * 10**7; time.sleep(60)"
+    wall, early = "stopped: wall time", "stopped: ended early"
+    return [
+        program("loop", "while True: pass", (2, 0), says="TimeoutError: stopped after"),
+        program("loop that silences its alarm", silence, (2, 0), wall),
+        program("loop in C", "max(iter(int, 1))", (2, 0), wall),
+        program("loop in a function", "def double(x):\n    while True: pass", (2, 3)),
+        Case(
+            "loop in an answer",
+            double="def double(x):\n    while x != 1: pass\n    return 2",
+            points=(0, 3),
+            says="TimeoutError",
+        ),
+        program("sleep", "import time; time.sleep(10**6)", (2, 0), says="TimeoutError"),
+        program("memory bomb", "x = []\nwhile True: x.append(bytes(10**8))", (2, 0), says="MemoryError"),
+        program("memory bomb of many", hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
+        program("fork bomb", fork, (2, 0), wall),
+        program("disk bomb", "with open('x', 'wb') as f:\n    while True: f.write(bytes(10**6))", (2, 0), early),
+        program("file bomb", "for i in range(4000): open(f'x{i}', 'w')", (0, 0), "stopped: disk"),
+        Case("gigabyte", largest=LARGEST + "import os\nfor i in range(1000): os.write(1, b'a' * 10**6)"),
+        program("endless error", "raise ValueError('x' * 10**6)", (2, 0), says="ValueError: xxxx"),
+    ]
+
+
+def ends_and_signals() -> list[Case]:
+    early = "stopped: ended early"
+    return [
+        program("sys.exit", "import sys; sys.exit(0)", (2, 0), says="SystemExit: 0"),
+        program("exit of IPython", "exit()", (2, 0), says="AttributeError"),
+        program("os._exit", "import os; os._exit(0)", (2, 0), early, says="ended early"),
+        program("os._exit, unhappy", "import os; os._exit(1)", (2, 0), early),
+        program("kills its kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", (2, 0), early),
+        program("kills its parent", "import os, signal, time; os.kill(os.getppid(), 9); time.sleep(60)", (2, 0), early),
+        program("kills all", "import os; os.kill(-1, 9)", (0, 0), early),
+        program("signals its parent", "import os, signal; os.kill(os.getppid(), signal.SIGWINCH)"),
+        program("segmentation fault", "import ctypes; ctypes.string_at(0)", (2, 0), early),
+        program("KeyboardInterrupt", "raise KeyboardInterrupt", (2, 0), says="KeyboardInterrupt"),
+        program("waits for words", "input()", (2, 0), says="Error"),
+        program("threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()"),
+        program("daemon", "import subprocess; subprocess.Popen(['setsid', 'sleep', '86.868'], start_new_session=True)"),
+        program("exit handlers", "import atexit, time; atexit.register(time.sleep, 10**6)"),
+    ]
+
+
+def hands_on_others(course: Path, port: int) -> list[Case]:
+    other = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
+    marker = course.parent / "escaped"
+    tries = f"""
+import os, shutil
+for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os.path.dirname(os.__file__) + '/x'):
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, 'w').write('was here')
+    except OSError:
+        pass
+for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
+    shutil.rmtree(path, ignore_errors=True)
+"""
+    leaves = "import os\nos.remove('answers.json'); os.symlink('/etc/hostname', 'answers.json'); os._exit(0)"
+    return [
+        program("reads others", f"found = open({str(other)!r}).read()", (2, 0), says="FileNotFoundError"),
+        program("reads the class", f"import os\nfound = os.listdir({str(course)!r})", (2, 0), says="FileNotFoundError"),
+        program(
+            "opens the gradebook",
+            f"import sqlite3\nsqlite3.connect({str(course / 'gradebook.db')!r}).execute('delete from grade')",
+            (2, 0),
+            says="OperationalError: unable to open database file",
+        ),
+        Case(
+            "reads variables", largest="import os\nlargest = sorted(os.environ.values())", points=(2, 0), says="C.UTF-8"
+        ),
+        Case(
+            "reads variables of others",
+            largest="import glob\nlargest = ''\nfor p in glob.glob('/proc/[0-9]*/environ'):\n"
+            "    try: largest += open(p).read()\n    except OSError: pass",
+            points=(2, 0),
+            says="OMP_NUM_THREADS",
+        ),
+        program(
+            "calls home",
+            f"import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/')",
+            (2, 0),
+            says="URLError",
+        ),
+        program("resolves", "import socket; socket.getaddrinfo('example.org', 80)", (2, 0), says="gaierror"),
+        program("deletes and rewrites", tries),
+        program(
+            "deletes its task", "import os\nfor name in os.listdir():\n    os.path.isfile(name) and os.remove(name)"
+        ),
+        program("rewrites its task", "open('task.json', 'w').write('[]')"),
+        program(
+            "changes the package",
+            "import ncutil.asking as a\nopen(a.__file__, 'a').write('x')",
+            (2, 0),
+            says="Error: [Errno",
+        ),
+        program("leaves a link", leaves, (0, 0), "stopped: ended early"),
+        program(
+            "shell",
+            "!rm -rf ~ / 2>/dev/null; kill -9 1 2>/dev/null\nget_ipython().run_cell = None",
+            (2, 3),
+            says="TypeError",
+        ),
+    ]
+
+
+def cheats() -> list[Case]:
+    opened = "import json\ntask = json.load(open('task.json'))\n"
+    forged = (
+        opened + "ids = [c['id'] for c in task['cells']]\n"
+        "json.dump({i: {'error': None, 'score': 99, 'asks': [{'values': [1, 1], 'passed': True}]} for i in ids}, "
+        "open('answers.json', 'w'))\nimport os; os._exit(0)"
+    )
+    frames = (
+        WRONG + "import sys, inspect\n"
+        "for record in inspect.stack():\n    names = record.frame.f_locals\n"
+        "    if 'task' in names and 'answers' in names:\n"
+        "        names['answers']['double-check'] = {'error': None, 'asks': [{'values': [1], 'passed': True}]}\n"
+        "        for c in names['task']['cells']:\n"
+        "            c['asks'] = c['asks'] if c['id'] == 'largest-check' else []\n"
+    )
+    return [
+        cheat("prints a pass", WRONG + "print('1 passed', 'Score: 5/5', 'all tests passed')"),
+        cheat(
+            "numpy.testing",
+            WRONG + "import numpy.testing as t\nfor n in dir(t):\n"
+            "    n.startswith('a') and setattr(t, n, lambda *a, **k: None)",
+        ),
+        cheat(
+            "builtins",
+            WRONG + "import builtins\nbuiltins.abs = lambda x: 0\nbuiltins.all = builtins.any = lambda x: True",
+        ),
+        cheat(
+            "AssertionError", WRONG + "import builtins\nclass Never(Exception): pass\nbuiltins.AssertionError = Never"
+        ),
+        Case(
+            "breaks builtins",
+            double="import builtins\nbuiltins.isinstance = None",
+            points=(0, 0),
+            status="stopped: ended early",
+        ),
+        cheat(
+            "always equal",
+            "class Yes:\n    __eq__ = lambda a, b: True\n    __hash__ = None\ndef double(x): return Yes()",
+            "not data but Yes",
+        ),
+        cheat(
+            "equal float", "class Yes(float):\n    __eq__ = lambda a, b: True\ndef double(x): return Yes(1)", "1.0; 1.0"
+        ),
+        cheat(
+            "equal array",
+            "class Yes(np.ndarray):\n    __eq__ = lambda a, b: True\ndef double(x): return np.zeros(3).view(Yes)",
+            "array([0., 0., 0.])",
+        ),
+        cheat("truthy array", "def double(x): return np.array(['yes'], dtype=object)", "['yes']; ['yes']"),
+        cheat("not a number", "def double(x): return float('nan')", "nan; nan"),
+        cheat("infinite", "def double(x): return float('inf')", "inf; inf"),
+        cheat(
+            "patches encode",
+            WRONG + "import ncutil.asking as a, sys\nr = sys.modules['__main__']\na.encode = lambda *w: True",
+            "63; -1.5",
+        ),
+        cheat("frames", frames, "nothing was handed over"),
+        Case("forges answers", double=forged, points=(0, 0), says="1; 1"),
+        Case("forges a score", double=WRONG, points=(0, 3), shape=edit(lambda n: n.metadata.update(score=5, grade=5))),
+        Case(
+            "points of its own",
+            double=WRONG,
+            points=(0, 3),
+            shape=edit(lambda n: cell(n, "double-check").metadata.nbgrader.update(points=1000)),
+        ),
+        Case(
+            "edits a test",
+            double=WRONG,
+            points=(0, 3),
+            shape=edit(lambda n: cell(n, "double-check").update(source="pass")),
+        ),
+        Case(
+            "removes the tests",
+            shape=edit(lambda n: n.update(cells=[c for c in n.cells if not str(grade_id(c)).endswith("check")])),
+        ),
+        Case(
+            "removes a part",
+            points=(0, 3),
+            says="double is not defined",
+            shape=edit(lambda n: n.cells.remove(cell(n, "double"))),
+        ),
+        Case(
+            "moves its tests up",
+            shape=edit(lambda n: n.cells.insert(0, n.cells.pop(n.cells.index(cell(n, "largest-check"))))),
+        ),
+        Case(
+            "twice the same part",
+            points=(0, 3),
+            shape=edit(lambda n: n.cells.append({**cell(n, "double"), "source": WRONG})),
+        ),
+        Case("twice the same id", shape=edit(lambda n: [c.update(id="same") for c in n.cells] and None)),
+        Case("forged outputs", double=WRONG, points=(0, 3), shape=edit(forge_outputs)),
+    ]
+
+
+def forge_outputs(notebook: NotebookNode) -> None:
+    for c in notebook.cells:
+        if c.cell_type == "code":
+            c["outputs"] = [
+                {"output_type": "stream", "name": "stdout", "text": "Score: 5/5 <script>alert(1)</script>"},
+                {"output_type": "display_data", "metadata": {}, "data": {"text/html": "<script>alert(2)</script>"}},
+            ]
+
+
+def data_of_a_stranger(marker: Path) -> list[Case]:
+    trap = f"import os\nclass Trap:\n    def __reduce__(self):\n        return (os.system, ('touch {marker}',))\n"
+    quits = "\nimport os; os._exit(0)"
+    early = "stopped: ended early"
+    pairs = "'[' + ','.join(f'[{k * (2**61 - 1)}, 0]' for k in range(200_000)) + ']'"
+    many = (
+        "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
+        f'text = \'{{"error": null, "asks": [{{"values": [{{"dict": \' + {pairs} + \'}}]}}]}}\'\n'
+        "each = [f'\"{i}\": ' + (text if i == 'largest-check' else '{}') for i in ids]\n"
+        "open('answers.json', 'w').write('{' + ','.join(each) + '}')"
+    )
+    return [
+        Case("pickled value", largest=trap + "largest = Trap()", points=(2, 0), says="not data but Trap"),
+        Case(
+            "pickled array",
+            largest=trap + "largest = np.array([Trap()], dtype=object)",
+            points=(2, 0),
+            says="not data but Trap",
+        ),
+        program(
+            "pickled answers",
+            trap + "import pickle\nopen('answers.json', 'wb').write(pickle.dumps(Trap()))" + quits,
+            (0, 0),
+            early,
+        ),
+        program("answers of zeros", "open('answers.json', 'wb').truncate(15 * 10**6)" + quits, (0, 0), early),
+        program("deep answers", "open('answers.json', 'w').write('[' * 10**6)" + quits, (0, 0), early),
+        program("keys that collide", many + quits, (0, 0), says="something that is not data"),
+        Case("huge value", largest="largest = [0] * 300_000", points=(2, 0), says="too large to hand over"),
+        Case("huge number", largest="largest = 10**5000", points=(2, 0), says="ValueError: Exceeds the limit"),
+        Case(
+            "deep value",
+            largest="largest = []\nfor i in range(10**4): largest = [largest]",
+            points=(2, 0),
+            says="lists within lists",
+        ),
+        Case(
+            "value in a circle",
+            largest="largest = []\nlargest.append(largest)",
+            points=(2, 0),
+            says="lists within lists",
+        ),
+        Case("half a character", largest="largest = '\\ud800'", points=(2, 0), says="'\\ud800'"),
+        Case(
+            "script in a value",
+            largest="largest = '</td><script>alert(1)</script>'",
+            points=(2, 0),
+            says="<script>alert(1)</script>",
+        ),
+        Case(
+            "script in an error",
+            largest="raise ValueError('<img src=x onerror=alert(1)>')",
+            points=(2, 0),
+            says="<img src=x onerror=alert(1)>",
+        ),
+        Case('=HYPERLINK("file:x";1)'),
+        Case("<b onmouseover=alert(1)>; =1+1"),
+    ]
+
+
+def broken_files() -> list[Case]:
+    def big(folder: Path, notebook: NotebookNode) -> None:
+        notebook.metadata["padding"] = "x" * 50_000_000
+        (folder / f"{SET}.ipynb").write_text(json.dumps(notebook))
+
+    def zipped(folder: Path, notebook: NotebookNode) -> None:
+        with zipfile.ZipFile(folder / "work.zip", "w") as archive:
+            archive.writestr("../../../../escaped", "was here")
+            archive.writestr(f"../{SET}.ipynb", json.dumps(notebook))
+
+    def linked(folder: Path, notebook: NotebookNode) -> None:
+        (folder / f"{SET}.ipynb").symlink_to(folder.parents[1] / "ada" / SET / f"{SET}.ipynb")
+
+    def two(folder: Path, notebook: NotebookNode) -> None:
+        for name in ("first", "second"):
+            (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
+
+    def other_name(folder: Path, notebook: NotebookNode) -> None:
+        (folder / "Untitled (3).ipynb").write_text(json.dumps(notebook))
+
+    def pipe(folder: Path, notebook: NotebookNode) -> None:
+        os.mkfifo(folder / f"{SET}.ipynb")
+
+    def stamped(folder: Path, notebook: NotebookNode) -> None:
+        (folder / f"{SET}.ipynb").write_text(json.dumps(notebook))
+        (folder / "timestamp.txt").symlink_to("/dev/zero")
+
+    def language(notebook: NotebookNode) -> None:
+        notebook.metadata["kernelspec"] = {"name": "ir", "display_name": "R", "language": "=cmd|' /C calc'!A0"}
+
+    def formula_note(notebook: NotebookNode) -> None:
+        notebook.metadata["ncutil"] = {"seed": "=1+1"}
+
+    def nothing_of_ours(notebook: NotebookNode) -> None:
+        for c in notebook.cells:
+            c["metadata"] = {}
+
+    empty = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+    no_part = "none of its cells belongs to this problem set; some editors drop the names of cells"
+    return [
+        broken(
+            "broken JSON",
+            text('{"cells": [\n{"cell_type": "code",'),
+            "the file is not a notebook: broken JSON in line 2",
+        ),
+        broken(
+            "version 99",
+            text(json.dumps({**empty, "nbformat": 99})),
+            "the notebook has version 99 of the format; save it with version 4",
+        ),
+        broken(
+            "version 2",
+            text(json.dumps({**empty, "nbformat": 2})),
+            "the notebook has version 2 of the format; save it with version 4",
+        ),
+        broken("no version", text("{}"), "the file is not a notebook: it has no version of the format"),
+        broken("a list", text("[1, 2]"), "the file is not a notebook: it has no version of the format"),
+        broken("not UTF-8", text(b"\xff\xfe" + "{}".encode("utf-16-le")), "the file is not UTF-8 text"),
+        broken("empty", text(""), "the file is empty"),
+        broken("white", text(" \n\n"), "the file is empty"),
+        broken("deep", text("[" * 100_000), "the file is not a notebook: a number or a nesting beyond all bounds"),
+        broken(
+            "long number",
+            text('{"nbformat": ' + "4" * 10_000 + "}"),
+            "the file is not a notebook: a number or a nesting beyond all bounds",
+        ),
+        broken(
+            "cells that are none",
+            text(json.dumps({**empty, "cells": ["x"]})),
+            "the file is not a notebook (ValidationError)",
+        ),
+        broken("a pickle", text(pickle.dumps(print)), "the file is not UTF-8 text"),
+        broken("50 MB", big, "the notebook is larger than 10 MB; clear its outputs and hand it in again"),
+        broken("zip", zipped, "there is no notebook in the folder, only 'work.zip'"),
+        broken("link", linked, "the notebook is a link or a folder, not a file"),
+        broken("pipe", pipe, "the notebook is a link or a folder, not a file"),
+        broken(
+            "folder",
+            lambda folder, _: (folder / f"{SET}.ipynb").mkdir(),
+            "the notebook is a link or a folder, not a file",
+        ),
+        broken("two", two, f"there are 2 notebooks in the folder, and none is called {SET}.ipynb"),
+        broken("nothing", lambda folder, _: None, "there is no notebook in the folder"),
+        broken("no cells", text(json.dumps(empty)), no_part),
+        broken("names of cells lost", edit(nothing_of_ours), no_part),
+        Case("another name", shape=other_name),
+        Case(
+            "byte order mark",
+            shape=lambda f, n: (f / f"{SET}.ipynb").write_bytes(b"\xef\xbb\xbf" + json.dumps(n).encode()) and None,
+        ),
+        Case("endless timestamp", shape=stamped),
+        Case(
+            "another kernel",
+            shape=edit(language),
+            note="the notebook's kernel speaks \"=cmd|' /C calc'!A0\"; it was run as Python",
+        ),
+        Case(
+            "another class",
+            shape=edit(formula_note),
+            note="the notebook was not released for this class: its numbers are others",
+        ),
+    ]
+
+
+def corpus(course: Path, port: int) -> list[Case]:
+    return [
+        *limits_that_run_out(),
+        *ends_and_signals(),
+        *hands_on_others(course, port),
+        *cheats(),
+        *data_of_a_stranger(course.parent / "escaped"),
+        *broken_files(),
+    ]
+
+
+HONEST = [Case("ada"), Case("ben", double=WRONG, points=(0, 3)), Case("zoe", largest="", points=(2, 0))]
+STRAYS = {
+    "wrong set": "'01-tinny' is no problem set; expected 01-tiny",
+    "loose file": "'work.zip' is not in a folder of a problem set, such as 01-tiny; it was not opened",
+    "linked set": "'01-tiny' is a link; links are not followed",
+    "linked": "the student's folder is a link; links are not followed",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The class
+
+GRADE = """
+import sys
+from ncutil.__main__ import main
+from ncutil.press.classroom import collect
+from ncutil.press.sandbox import Limits
+
+collect.CELL_SECONDS = 2
+collect.LIMITS = Limits(wall=8, cpu=20, memory=400, processes=40, disk=20, entries=1000)
+sys.exit(main(["class", "grade", *sys.argv[1:]]))
+"""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A class after grading: its folder, the submissions, what the command said, and what knocked at a closed door."""
+
+    course: Path
+    cases: list[Case]
+    status: int
+    said: str
+    knocks: int
+
+    def rows(self) -> dict[str, dict[str, str]]:
+        return {row["student"].removeprefix("'"): row for row in csv.DictReader(io.StringIO(self.table("grades")))}
+
+    def table(self, name: str) -> str:
+        return (self.course / f"{name}.csv").read_text()
+
+    def page(self, student: str) -> str:
+        return (self.course / "feedback" / student / "feedback.html").read_text()
+
+
+def hand_in(course: Path, problem_set: ProblemSet, case: Case) -> None:
+    notebook = copy.deepcopy(problem_set.released)
+    cell(notebook, "double").source = case.double
+    cell(notebook, "largest").source = case.largest
+    folder = course / "submitted" / case.student / SET
+    folder.mkdir(parents=True)
+    (case.shape or edit(lambda n: None))(folder, notebook)
+
+
+def hand_in_strays(course: Path) -> None:
+    place = course / "submitted"
+    for student in ("wrong set", "loose file", "linked set"):
+        (place / student).mkdir(parents=True)
+    (place / "wrong set" / "01-tinny").mkdir()
+    (place / "wrong set" / "01-tinny" / f"{SET}.ipynb").write_text("{}")
+    (place / "loose file" / "work.zip").write_bytes(b"PK")
+    (place / "linked set" / SET).symlink_to(place / "ada" / SET)
+    (place / "linked").symlink_to(place / "ada")
+
+
+def digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        found.update(str(path.relative_to(folder)).encode("utf-8", "replace"))
+        if path.is_file() and not path.is_symlink():
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def grade(clone: Path, course: Path) -> subprocess.CompletedProcess[str]:
+    environment = clone_environment(clone) | {"TEACHERS_TOKEN": "hush-hush", "TERM": "dumb"}
+    words = [sys.executable, "-c", GRADE, str(course), "--jobs", "2"]
+    return subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small clone with one small problem set."""
+    target = make_small_clone(tmp_path_factory.mktemp("hostile") / "clone")
+    (target / "notebooks" / "assignments").mkdir(exist_ok=True)
+    for path in (target / "notebooks" / "assignments").glob("*.md"):
+        path.unlink()
+    (target / "notebooks" / "assignments" / f"{SET}.md").write_text(SOURCE)
+    return target
+
+
+@pytest.fixture(scope="module")
+def problem_set(clone: Path) -> ProblemSet:
+    return read_set(Project(clone), SET, SEED)
+
+
+@pytest.fixture(scope="module")
+def graded(clone: Path, problem_set: ProblemSet, tmp_path_factory: pytest.TempPathFactory) -> Graded:
+    """The class, three honest students in it, graded once."""
+    course = tmp_path_factory.mktemp("class") / "course"
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.setblocking(False)
+        cases = [*HONEST, *corpus(course, door.getsockname()[1])]
+        for case in cases:
+            hand_in(course, problem_set, case)
+        hand_in_strays(course)
+        (course / "course.yml").write_text(f"seed: {SEED}\ndue: {{{SET}: 2027-03-01 18:00}}\n")
+        before = digest(course / "submitted")
+        done = grade(clone, course)
+        assert "Traceback" not in done.stderr, done.stderr
+        knocks = 0
+        try:
+            door.accept()
+            knocks += 1
+        except BlockingIOError:
+            pass
+    assert digest(course / "submitted") == before
+    return Graded(course, cases, done.returncode, done.stdout + done.stderr, knocks)
+
+
+CASES = [*HONEST, *corpus(Path("course"), 0)]
+
+
+def case(graded: Graded, student: str) -> Case:
+    return next(found for found in graded.cases if found.student == student)
+
+
+def test_the_corpus_is_large() -> None:
+    students = [found.student for found in CASES]
+    assert len(set(students)) == len(students) >= 40 + len(HONEST)
+
+
+@pytest.mark.parametrize("student", [found.student for found in CASES])
+class TestEverySubmission:
+    def test_what_the_table_says(self, graded: Graded, student: str) -> None:
+        expected, row = case(graded, student), graded.rows()[student]
+        given = {key: row[key].removeprefix("'") for key in ("score", "of", "to_mark", "status", "note")}
+        assert given == {
+            "score": f"{sum(expected.points):g}",
+            "of": "9",
+            "to_mark": "0",
+            "status": expected.status,
+            "note": expected.note,
+        }
+
+    def test_what_the_gradebook_says(self, graded: Graded, student: str) -> None:
+        with Gradebook(f"sqlite:///{graded.course / 'gradebook.db'}") as book:
+            (notebook,) = book.find_submission(SET, student).notebooks
+            found = {entry.name: entry.auto_score for entry in notebook.grades}
+        assert (found["double-check"], found["largest-check"], found["argue"]) == (*case(graded, student).points, 0)
+
+    def test_what_the_student_reads(self, graded: Graded, student: str) -> None:
+        expected, page = case(graded, student), graded.page(student)
+        assert f"{sum(expected.points):g} of 9 points" in page
+        for words in (expected.note, expected.says):
+            assert words in html.unescape(page)
+        if expected.status.startswith("stopped: "):
+            assert expected.status.removeprefix("stopped: ") in page
+
+    def test_nothing_of_it_runs_in_a_browser(self, graded: Graded, student: str) -> None:
+        assert foreign(graded.page(student)) == set()
+        assert "default-src 'none'" in graded.page(student)
+
+
+def foreign(page: str) -> set[str]:
+    """Elements and attributes of a page that could run or fetch something."""
+    found = set()
+
+    class Look(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag in ("script", "iframe", "object", "embed", "a", "form", "base", "link", "svg", "b"):
+                found.add(tag)
+            for name, value in attrs:
+                if name.startswith("on") or (
+                    name in ("src", "href") and not (value or "").startswith("data:image/png")
+                ):
+                    found.add(f"{tag} {name}")
+
+    Look().feed(page)
+    return found
+
+
+class TestTheClass:
+    def test_those_around_are_graded_as_if_they_were_alone(
+        self, graded: Graded, clone: Path, problem_set: ProblemSet, tmp_path: Path
+    ) -> None:
+        alone = tmp_path / "course"
+        for honest in HONEST:
+            hand_in(alone, problem_set, honest)
+        (alone / "course.yml").write_text((graded.course / "course.yml").read_text())
+        assert grade(clone, alone).returncode == 0
+        theirs = Graded(alone, HONEST, 0, "", 0)
+        for honest in HONEST:
+            assert graded.rows()[honest.student] == theirs.rows()[honest.student]
+            assert graded.page(honest.student) == theirs.page(honest.student)
+
+    def test_the_command_tells_the_truth(self, graded: Graded) -> None:
+        stopped = sum(found.status.startswith("stopped") for found in graded.cases)
+        not_run = sum(found.status == "not run" for found in graded.cases)
+        assert graded.status == 1
+        assert f"{len(graded.cases)} handed in, {len(STRAYS)} missing" in graded.said
+        assert (
+            f"{stopped} stopped before their end, {not_run} could not be run, {len(STRAYS)} not recognised"
+            in graded.said
+        )
+        for found in graded.cases:
+            if found.status != "run":
+                assert f"{found.student}, {SET}: {found.status}" in graded.said
+
+    @pytest.mark.parametrize("student", STRAYS)
+    def test_what_is_no_submission_is_said(self, graded: Graded, student: str) -> None:
+        line = STRAYS[student]
+        assert graded.rows()[student]["status"] == "missing"
+        assert line in html.unescape(graded.page(student))
+        assert f"{student}: {line}" in graded.said
+        assert f"{student}: {line}" in html.unescape((graded.course / "report.html").read_text())
+
+    def test_the_report_shows_who_needs_attention_and_runs_nothing(self, graded: Graded) -> None:
+        page = (graded.course / "report.html").read_text()
+        assert foreign(page) == set()
+        words = html.unescape(page)
+        for found in graded.cases:
+            if found.status == "not run":
+                assert f"{found.student}: {found.note}" in words
+            elif found.status != "run":
+                assert f"{found.student}: {found.status}" in words
+
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    def test_no_formula_in_a_table(self, graded: Graded, separator: str) -> None:
+        for name in ("grades", "manual"):
+            for row in csv.reader(io.StringIO(graded.table(name)), delimiter=separator):
+                assert not [value for value in row if value.startswith(FORMULA)]
+
+    def test_nothing_was_seen_reached_or_left(self, graded: Graded) -> None:
+        assert graded.knocks == 0
+        assert not (graded.course.parent / "escaped").exists()
+        assert not list(graded.course.parent.rglob("escaped"))
+        alive = [p.info["cmdline"] for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != "zombie"]
+        assert not [words for words in alive if "86.868" in (words or [])]
+        for path in graded.course.rglob("*"):
+            if path.is_file() and path.suffix in (".html", ".csv", ".json", ".db"):
+                assert b"hush-hush" not in path.read_bytes()
+
+    def test_what_is_written_is_bounded(self, graded: Graded) -> None:
+        for path in [*(graded.course / "results").rglob("*.json"), *(graded.course / "feedback").rglob("*.html")]:
+            assert path.stat().st_size < 9_000_000, path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What no program above happened to do
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["dict", "array", "shape", "values", "error", "asks", "x"]), inner, max_size=3
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["double-check", "largest-check", "double", "given-2"]), ANYTHING))
+@settings(max_examples=200)
+def test_judging_never_fails_and_never_gives_points_away(problem_set: ProblemSet, answers: dict[str, Any]) -> None:
+    record = {"answers": json.dumps(answers), "texts": {}}
+    judged = judging.judge(problem_set, record)
+    assert isinstance(judging.remark(problem_set, record), str)
+    assert all(part["score"] == 0 for part in judged.values())
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 985, 10**5])
+def test_deep_answers_are_judged(problem_set: ProblemSet, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    for entry in (
+        f'{{"asks": [{{"values": [{deep}]}}]}}',
+        f'{{"error": {deep}}}',
+        f'{{"asks": [{{"error": {deep}}}]}}',
+        deep,
+    ):
+        text = f'{{"double-check": {entry}, "given-2": {entry}}}'
+        record = {"answers": text, "texts": {}}
+        assert judging.judge(problem_set, record)["double-check"]["score"] == 0
+        assert isinstance(judging.remark(problem_set, record), str)
+
+
+def test_a_dict_of_very_many_keys_is_refused() -> None:
+    assert len(decode({"dict": [[k, 0] for k in range(KEYS)]})) == KEYS
+    with pytest.raises(ValueError, match="not an answer"):
+        decode({"dict": [[k, 0] for k in range(KEYS + 1)]})
+
+
+def test_files_are_read_with_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert intake.read_regular(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(ValueError, match="larger than"):
+        intake.read_regular(tmp_path / "file", 4)
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "none", "."):
+        with pytest.raises(ValueError, match=r"cannot be read|something else"):
+            intake.read_regular(tmp_path / name, 5)

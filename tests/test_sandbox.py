@@ -1,0 +1,464 @@
+"""A stranger's program sees its own folder and takes what the limits give; whatever it does, it is gone afterwards."""
+
+import io
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from ncutil.press import sandbox
+from ncutil.press.classroom import collect, intake
+from ncutil.press.sandbox import Ended, Limits, NoSandboxError
+
+SMALL = Limits(wall=20, cpu=20, memory=256, processes=20, files=64, disk=16, entries=200, output=10_000)
+
+
+def sandbox_missing() -> str:
+    """Why programs cannot be isolated here; empty if they can."""
+    try:
+        return "" if sandbox.find_sandbox() == "bwrap" else "bubblewrap does not work here"
+    except NoSandboxError as error:
+        return str(error)
+
+
+isolated = pytest.mark.skipif(bool(sandbox_missing()), reason=sandbox_missing())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "given"
+    place.mkdir()
+    (place / "given.txt").write_text("given")
+    return place
+
+
+def python(folder: Path, program: str, limits: Limits = SMALL, **how: object) -> Ended:
+    return sandbox.run([sys.executable, "-S", "-c", program], folder, limits=limits, **how)  # type: ignore[arg-type]
+
+
+def left(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def running(mark: str) -> list[int]:
+    """Processes with a word in their command line that are not just waiting to be reaped."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if mark in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+def gone(mark: str) -> bool:
+    """Whether such processes are gone, or go within a moment."""
+    for _ in range(100):
+        if not running(mark):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@isolated
+class TestFolder:
+    def test_files_go_in_and_come_out(self, folder: Path) -> None:
+        ended = python(folder, "open('new.txt', 'w').write(open('given.txt').read() + ' back'); print('said')")
+        assert (ended.status, ended.returncode, ended.output) == ("done", 0, "said\n")
+        assert left(folder) == {"given.txt": "given", "new.txt": "given back"}
+
+    def test_the_folder_holds_what_was_left(self, folder: Path) -> None:
+        program = "import os; os.remove('given.txt'); os.makedirs('a/b'); open('a/b/c', 'w').write('x')"
+        assert python(folder, program).status == "done"
+        assert left(folder) == {"a/b/c": "x"}
+
+    def test_links_and_pipes_stay_out(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("secret")
+        (folder / "in").symlink_to(tmp_path / "secret")
+        program = """
+import os
+assert not os.path.lexists('in')
+os.symlink('/etc/passwd', 'link'); os.symlink('/', 'root'); os.mkfifo('pipe'); os.link('given.txt', 'hard')
+os.mkdir('odd'); open('odd/x', 'w').write('1'); os.chmod('odd/x', 0o4777)
+"""
+        assert python(folder, program).status == "done"
+        found = {path.name: path.lstat() for path in folder.rglob("*")}
+        assert {name for name in found if stat.S_ISREG(found[name].st_mode)} <= {"given.txt", "hard", "x"}
+        assert not any(stat.S_ISLNK(entry.st_mode) or stat.S_ISFIFO(entry.st_mode) for entry in found.values())
+        assert not found["x"].st_mode & stat.S_ISUID
+
+    @pytest.mark.parametrize(
+        ("program", "bound"),
+        [
+            ("for i in range(1000): open(f'f{i}', 'w')", "entries"),
+            ("for i in range(100): open(f'f{i}', 'w').truncate(10**7)", "holes"),
+            ("import os\nfor i in range(40): os.mkdir('d'); os.chdir('d')", "depth"),
+        ],
+        ids=lambda value: value if " " not in value else "",
+    )
+    def test_too_much_is_not_taken(self, folder: Path, program: str, bound: str) -> None:
+        assert python(folder, program).status == "disk", bound
+        assert left(folder) == {"given.txt": "given"}
+        assert [path.name for path in folder.parent.iterdir()] == ["given"]
+
+    @pytest.mark.parametrize(
+        "program",
+        [
+            "open('x', 'wb').write(bytes(30 * 10**6))",
+            "for i in range(30): open(f'x{i}', 'wb').write(bytes(10**6))",
+            "import os\nfiles = [open('x', 'wb') for i in range(30) if i == 0 or not os.remove('x')]\n"
+            "for file in files: file.write(bytes(10**6)); file.flush()",
+            "open('/tmp' + '/x', 'wb').write(bytes(10**7)); open('/tmp' + '/y', 'wb').write(bytes(10**7))",
+            "open('/dev/shm/x', 'wb').write(bytes(10**7)); open('/dev/shm/y', 'wb').write(bytes(10**7))",
+        ],
+        ids=["one", "many", "removed but open", "temporary", "shared memory"],
+    )
+    def test_a_full_disk_is_an_error_of_the_program(self, folder: Path, program: str) -> None:
+        ended = python(folder, program)
+        assert (ended.status, ended.returncode) == ("failed", 1)
+        assert "OSError: [Errno 2" in ended.output  # 27 file too large, 28 no space left
+
+    def test_names_are_no_paths(self, folder: Path) -> None:
+        program = "open('-rf', 'w'); open('a\\nb', 'w'); open(b'\\xff', 'w'); open('..x', 'w'); open('~', 'w')"
+        assert python(folder, program).status == "done"
+        assert len(list(folder.iterdir())) == 6
+
+
+@isolated
+class TestSight:
+    def test_nothing_of_the_teacher_is_there(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TEACHERS_TOKEN", "hush")
+        (tmp_path / "gradebook.db").write_text("other submissions, the gradebook, the solutions")
+        program = f"""
+import glob, os
+for path in ({str(tmp_path / "gradebook.db")!r}, {str(tmp_path)!r}, '/etc/passwd', '/etc/shadow', '/sys', '/run'):
+    assert not os.path.exists(path), path
+for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):
+    try:
+        text = open(path, 'rb').read()
+    except OSError:
+        continue
+    assert b'hush' not in text and {str(tmp_path)!r}.encode() not in text, (path, text)
+print(os.getcwd(), os.listdir(), os.path.expanduser('~'), os.uname().nodename, sorted(os.environ))
+"""
+        ended = sandbox.run([sys.executable, "-S", "-"], folder, limits=SMALL)
+        assert ended.status == "done"  # there is nothing to read on standard input
+        (folder / "program.py").write_text(program)
+        ended = sandbox.run([sys.executable, "-S", "program.py"], folder, limits=SMALL, env={"OWN": "1"})
+        assert ended.status == "done", ended.output
+        assert ended.output.startswith("/submission ['")
+        assert " /tmp sandbox [" in ended.output
+        assert "'OWN'" in ended.output
+        assert "TEACHERS" not in ended.output
+
+    def test_nothing_else_can_be_written(self, folder: Path) -> None:
+        program = """
+import os, sys
+for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', '/.sandbox', *sys.path, sys.prefix):
+    if place.startswith('/tmp'):
+        continue  # of its own, also where this clone lies in the real one
+    try:
+        open(os.path.join(place or '.', 'mark'), 'w')
+    except OSError:
+        continue
+    print(place)
+"""
+        assert python(folder, program).output.split() == []
+        assert "mark" in left(folder)  # sys.path starts with the folder itself
+
+    def test_readable_is_read_only(self, folder: Path, tmp_path: Path) -> None:
+        extra = tmp_path / "extra"
+        extra.mkdir()
+        (extra / "table.csv").write_text("1,2")
+        (extra / "table.csv").chmod(0o666)
+        path = str(extra / "table.csv")
+        assert python(folder, f"print(open({path!r}).read())", readable=[extra]).output == "1,2\n"
+        assert "Read-only" in python(folder, f"open({path!r}, 'a')", readable=[extra]).output
+
+    def test_the_package_can_be_imported(self, folder: Path) -> None:
+        ended = sandbox.run([sys.executable, "-c", "import ncutil.stats; print('there')"], folder)
+        assert ended.output == "there\n"
+
+    def test_no_network(self, folder: Path) -> None:
+        name = f"\0ncutil-{os.getpid()}"
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+            local.bind(name)
+            local.listen()
+            program = f"""
+import socket
+for family, address in ((socket.AF_INET, ('127.0.0.1', {server.getsockname()[1]})), (socket.AF_UNIX, {name!r})):
+    try:
+        socket.socket(family).connect(address)
+    except OSError as error:
+        print('refused')
+try:
+    socket.getaddrinfo('example.org', 80)
+except OSError:
+    print('no names')
+"""
+            assert python(folder, program).output.split("\n")[:3] == ["refused", "refused", "no names"]
+
+    def test_no_way_to_other_rights(self, folder: Path) -> None:
+        program = """
+import os, subprocess
+assert os.getuid() != 0
+fields = dict(line.split(':', 1) for line in open('/proc/self/status'))
+assert int(fields['CapEff'], 16) == 0 and fields['NoNewPrivs'].strip() == '1'
+assert subprocess.run(['unshare', '--user', 'true'], capture_output=True).returncode != 0
+assert subprocess.run(['su', '-c', 'true'], capture_output=True).returncode != 0
+"""
+        ended = python(folder, program)
+        assert ended.status == "done", ended.output
+
+
+@isolated
+class TestLimits:
+    def test_wall_time(self, folder: Path) -> None:
+        program = "import time; open('first', 'w').write('1'); time.sleep(60)"
+        assert python(folder, program, Limits(wall=0.5)).status == "wall time"
+        assert left(folder)["first"] == "1"
+
+    def test_processor_time(self, folder: Path) -> None:
+        program = "open('first', 'w').write('1')\nwhile True: pass"
+        assert python(folder, program, Limits(wall=30, cpu=1)).status == "processor time"
+        assert left(folder)["first"] == "1"
+
+    def test_memory_of_one_process_is_its_own_error(self, folder: Path) -> None:
+        ended = python(folder, "x = []\nwhile True: x.append(bytes(10**7))")
+        assert ended.status == "failed"
+        assert "MemoryError" in ended.output
+
+    @pytest.mark.parametrize(
+        "program",
+        [
+            "import os, time\nfor i in range(4): os.fork() or (b'a' * 10**8, time.sleep(30))\ntime.sleep(30)",
+            "import mmap, time\nx = [mmap.mmap(-1, 10**8) for i in range(5)]\nfor m in x: m.write(bytes(10**8))\n"
+            "time.sleep(30)",
+            "import os, time\nfor i in range(40): os.write(os.memfd_create('x'), bytes(10**7))\ntime.sleep(30)",
+        ],
+        ids=["processes", "shared", "unnamed files"],
+    )
+    def test_memory_of_all(self, folder: Path, program: str) -> None:
+        assert python(folder, "open('first', 'w').write('1')\n" + program).status == "memory"
+        assert left(folder)["first"] == "1"
+
+    def test_fork_bomb_and_its_neighbour(self, folder: Path, tmp_path: Path) -> None:
+        bomb = """
+import os, sys
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
+        neighbour = tmp_path / "neighbour"
+        neighbour.mkdir()
+        ends: list[Ended] = []
+        limits = Limits(wall=3, processes=20)
+        thread = threading.Thread(target=lambda: ends.append(python(folder, bomb + "# mark-bomb", limits)))
+        thread.start()
+        # A program beside it may still start as many processes as it is allowed.
+        program = "import subprocess; [process.wait() for process in [subprocess.Popen(['true']) for i in range(12)]]"
+        beside = python(neighbour, program, Limits(wall=60, processes=20))
+        thread.join()
+        assert ends[0].status == "wall time"
+        assert beside.status == "done", beside.output
+        assert gone(bomb + "# mark-bomb")
+
+    @pytest.mark.parametrize("place", [".", "/tmp", "/dev/shm"])
+    def test_very_many_files(self, folder: Path, place: str) -> None:
+        """Empty files fill no file system, and yet they take memory."""
+        program = f"for i in range(10**7): open(f'{place}/{{i}}', 'w')"
+        assert python(folder, program).status == "disk"
+
+    def test_output_is_cut(self, folder: Path) -> None:
+        program = "import sys\nfor i in range(300): sys.stdout.write('a' * 10**6)\nopen('end', 'w').write('1')"
+        ended = python(folder, program)
+        assert ended.status == "done"
+        assert ended.output.startswith("a" * SMALL.output)
+        assert ended.output[SMALL.output :] == "\n[the rest was thrown away]\n"
+        assert left(folder)["end"] == "1"
+
+    def test_output_that_is_no_text(self, folder: Path) -> None:
+        assert "\ufffd" in python(folder, "import os; os.write(1, b'\\xff\\xfe\\x00')").output
+
+
+@isolated
+class TestEnd:
+    def test_what_it_started_is_gone(self, folder: Path) -> None:
+        program = """
+import os, subprocess
+for i in range(3):
+    subprocess.Popen(['setsid', 'sleep', '31.4159'], start_new_session=True)
+"""
+        assert python(folder, program).status == "done"
+        assert gone("31.4159")
+
+    @pytest.mark.parametrize(
+        ("program", "status", "code"),
+        [
+            ("import sys; sys.exit(3)", "failed", 3),
+            ("import os; os._exit(0)", "done", 0),
+            ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "failed", 137),
+            ("import os, signal; os.kill(-1, signal.SIGKILL)", "failed", 137),
+            ("import os, signal; os.kill(os.getppid(), signal.SIGKILL)", "failed", 137),
+            ("raise SystemExit('bye')", "failed", 1),
+            ("print(1)\nsyntax error", "failed", 1),
+        ],
+    )
+    def test_how_it_ends(self, folder: Path, program: str, status: str, code: int) -> None:
+        ended = python(folder, program)
+        assert (ended.status, ended.returncode) == (status, code)
+        assert left(folder) == {"given.txt": "given"}
+
+    def test_a_forged_archive(self, folder: Path) -> None:
+        """A program that writes into the archive on its way out loses its own files, and reaches no others."""
+        program = """
+import glob, io, tarfile, os
+forged = io.BytesIO()
+with tarfile.open(fileobj=forged, mode='w') as archive:
+    for name in ('../escaped', '/tmp' + '/escaped', 'a/../../escaped'):
+        archive.addfile(tarfile.TarInfo(name))
+    link = tarfile.TarInfo('door'); link.type = tarfile.SYMTYPE; link.linkname = '..'; archive.addfile(link)
+    archive.addfile(tarfile.TarInfo('door/escaped'))
+for path in glob.glob('/proc/[0-9]*/fd/1'):
+    try:
+        open(path, 'wb').write(forged.getvalue())
+    except OSError:
+        pass
+"""
+        assert python(folder, program).status in ("done", "failed")
+        assert [path.name for path in folder.parent.iterdir()] == ["given"]
+        assert not (folder.parent.parent / "escaped").exists()
+
+    def test_it_ends_with_who_started_it(self, folder: Path) -> None:
+        program = f"""
+from pathlib import Path
+from ncutil.press import sandbox
+sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
+"""
+        grader = subprocess.Popen([sys.executable, "-c", program])
+        for _ in range(200):
+            if running("27.1828"):
+                break
+            time.sleep(0.05)
+        assert running("27.1828")
+        grader.send_signal(signal.SIGKILL)
+        grader.wait()
+        assert gone("27.1828")
+
+
+def test_the_page_names_the_limits_of_grading() -> None:
+    page, limits = (ROOT / "book" / "sandbox.md").read_text(), collect.LIMITS
+    for words in (
+        f"{limits.wall / 60:g} minutes in all, {limits.cpu / 60:g} minutes of processor time",
+        {60: "one minute a cell"}[collect.CELL_SECONDS],
+        f"{limits.memory / 1024:g} GB; one process",
+        f"{limits.processes} at a time",
+        f"{limits.disk} MB in its folder and in `/tmp`; it may leave {limits.entries} files, and have 20 000",
+        f"{limits.output // 1024} kB of what it prints",
+        f"at most {collect.ANSWERS // 2**20} MB, never pickle",
+        f"of at most {intake.LARGEST // 2**20} MB; zips",
+    ):
+        assert words in page
+    assert limits.entries * sandbox.CROWD == 20_000
+
+
+class TestForgedArchives:
+    """What comes out is read by `_unpack` alone; here it gets archives that no honest program leaves."""
+
+    @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "door/escaped"])
+    def test_no_way_out_of_the_folder(self, folder: Path, name: str) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            link = tarfile.TarInfo("door")
+            link.type, link.linkname = tarfile.SYMTYPE, ".."
+            archive.addfile(link)
+            archive.addfile(tarfile.TarInfo(name))
+        sandbox._unpack(packed, folder, SMALL, Ended("done", 0, 1.0, ""))
+        assert [path.name for path in folder.parent.iterdir()] == ["given"]
+
+    def test_absolute_names_stay_below(self, folder: Path, tmp_path: Path) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(str(tmp_path / "escaped")))
+        sandbox._unpack(packed, folder, SMALL, Ended("done", 0, 1.0, ""))
+        assert not (tmp_path / "escaped").exists()
+
+    @pytest.mark.parametrize("noise", [b"", b"noise" * 1000, b"\0" * 512])
+    def test_noise_leaves_the_folder_as_it_was(self, folder: Path, noise: bytes) -> None:
+        ended = sandbox._unpack(io.BytesIO(noise), folder, SMALL, Ended("done", 0, 1.0, "said\n"))
+        assert ended.status in ("done", "failed")
+        if ended.status == "failed":
+            assert ended.output.startswith("said\n\n[what it left is not readable")
+            assert left(folder) == {"given.txt": "given"}
+
+
+class TestWithout:
+    def test_refusal_says_what_is_at_risk_and_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+        sandbox.find_sandbox.cache_clear()
+        with pytest.raises(NoSandboxError) as caught:
+            sandbox.find_sandbox()
+        for words in (
+            "the other submissions",
+            "apt install bubblewrap",
+            "--unsafe-no-sandbox",
+            "podman: not installed",
+        ):
+            assert words in str(caught.value)
+        sandbox.find_sandbox.cache_clear()
+
+    def test_a_tool_that_does_not_work_is_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("bwrap", "podman", "docker"):
+            (tmp_path / name).write_text("#!/bin/sh\necho no permission for namespaces >&2\nexit 1\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        sandbox.find_sandbox.cache_clear()
+        with pytest.raises(NoSandboxError, match=r"bwrap: .*no permission for namespaces"):
+            sandbox.find_sandbox()
+        sandbox.find_sandbox.cache_clear()
+
+    def test_the_container_command(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A stand-in for podman that writes down how it was called and runs the inner command in an empty folder."""
+        place = tmp_path / "bin"
+        place.mkdir()
+        (place / "podman").write_text(
+            f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {tmp_path}/called\n[ $1 = run ] || exit 0\n"
+            f'until [ $1 = {sandbox.IMAGE} ]; do shift; done; shift\ncd $(mktemp -d)\nexec "$@"\n'
+        )
+        (place / "podman").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+        ended = python(folder, "open('new', 'w').write(open('given.txt').read()); print('said')", sandbox="podman")
+        assert (ended.status, ended.output) == ("done", "said\n")
+        assert left(folder) == {"given.txt": "given", "new": "given"}
+        words = (tmp_path / "called").read_text().splitlines()
+        assert {"--network=none", "--read-only", "--cap-drop=all", "--rm", "--memory=256m", "--pids-limit=20"} < set(
+            words
+        )
+        assert not [word for word in words if word.startswith("--volume=") and not word.endswith(":ro")]
+        assert not [word for word in words if str(folder) in word]
+        assert words[-2] == "kill"
+
+    def test_unsafe_still_bounds_time_and_output(self, folder: Path) -> None:
+        program = "import sys, time; sys.stdout.write('a' * 10**7); sys.stdout.flush(); time.sleep(60)"
+        ended = python(folder, program, Limits(wall=1, output=100), sandbox="none")
+        assert ended.status == "wall time"
+        assert len(ended.output) < 200
+
+    def test_unsafe_hands_no_environment_on(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TEACHERS_TOKEN", "hush")
+        ended = python(folder, "import os; print(dict(os.environ), os.listdir())", sandbox="none")
+        assert ended.status == "done"
+        assert "hush" not in ended.output
+        assert "given.txt" in ended.output
