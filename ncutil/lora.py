@@ -1,6 +1,6 @@
 """Low-rank adapters on a frozen encoder, as many as one likes at once, and S of the pairs of tasks that they learn.
 
-LoRA (Hu et al. 2022) leaves a weight matrix W as it is and trains a product of low rank beside it: W + scale * B A, with
+LoRA (Hu et al. 2022) leaves a weight matrix W as it is and trains a product of low rank beside it, W + scale * B A with
 scale = alpha / r. Here R adapters with ranks of their own stand on each layer::
 
     A      (R, largest rank, inputs)    random, rows beyond a replica's rank are 0
@@ -14,7 +14,7 @@ is the four replicas of one rank and seed. Explained in the chapter on the LoRA 
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -38,9 +38,8 @@ TIES = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
 """How alpha grows with the rank: alpha = ALPHA * r**power. All ties agree at rank 1."""
 
 ALPHA = 2.0
-LEARNT, FORGOTTEN, CONSTANT = 0.5, 0.9, 1e-3
-"""A head has learnt once its training loss was below half of log 2, forgotten if it is above 0.9 log 2 after that, and
-says the same to all inputs if its logits' standard deviation is below 0.001."""
+LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 60
+"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of epochs."""
 
 CONTEXTS = ("11", "12", "21", "22")
 
@@ -63,16 +62,19 @@ class Adapter(nn.Module):
     --------
     >>> layer = nn.Linear(8, 6)
     >>> x = torch.ones(2, 8)
-    >>> torch.equal(Adapter(layer, [1, 4], [0, 0])(x), layer(x))  # B is 0 at the start
+    >>> torch.allclose(Adapter(layer, [1, 4], [0, 0])(x), layer(x))  # B is 0 at the start
     True
     """
+
+    scale: Tensor
 
     def __init__(self, base: nn.Linear, ranks: Sequence[int], seeds: Sequence[Any], tie: str = "sqrt") -> None:
         super().__init__()
         out, inputs = base.weight.shape
         if not ranks or not all(1 <= rank <= min(out, inputs) for rank in ranks):
             raise ValueError(
-                f"a layer of {inputs} inputs and {out} outputs takes ranks from 1 to {min(out, inputs)}; got {list(ranks)}"
+                f"a layer of {inputs} inputs and {out} outputs takes ranks from 1 to {min(out, inputs)}; "
+                f"got {list(ranks)}"
             )
         if len(seeds) != len(ranks):
             raise ValueError(f"need a seed per replica; got {len(seeds)} for {len(ranks)} ranks")
@@ -91,14 +93,15 @@ class Adapter(nn.Module):
     @property
     def update(self) -> Tensor:
         """What each replica adds to the weight, scale * B A, (R, outputs, inputs)."""
-        return cast(Tensor, self.scale * self.b @ self.a)
+        return self.scale * self.b @ self.a
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged is not None:
             return cast(Tensor, self.base(x))
+        # Adding the update to the weight first costs less than two thin products wherever a rank is near the width.
+        weight = (self.base.weight + self.update).mT
         mine = x.reshape(len(self.a), -1, x.shape[-1])
-        added = (mine @ self.a.mT) @ (self.scale * self.b).mT
-        return cast(Tensor, self.base(x) + added.reshape(*x.shape[:-1], -1))
+        return torch.baddbmm(self.base.bias, mine, weight).reshape(*x.shape[:-1], -1)
 
     @torch.no_grad()
     def merge(self, replica: int = 0) -> None:
@@ -250,24 +253,108 @@ def _run(
     kept: Sequence[int],
 ) -> pd.DataFrame:
     torch.set_num_threads(1)
-    optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
-    goals, samples = seen.goals.repeat(len(ranks), 1, 1), seen.goals.shape[1]
+    step = _stepper(replicas, seen, len(ranks), rate)
     frames = []
     for epoch in range(epochs + 1):
         if epoch:
-            order = torch.tensor(np.random.default_rng([seed, epoch, 2]).permutation(samples))
-            for part in order.split(batch):
-                optimizer.zero_grad()
-                logits = replicas(seen.inputs[:, :, part].repeat(len(ranks), 1, 1, 1))
-                # Summed over replicas: the gradient of the sum is, replica by replica, the gradient of its own loss.
-                loss = functional.binary_cross_entropy_with_logits(logits, goals[:, part], reduction="sum") / len(part)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+            for part in _batches(seen, batch, seed, epoch):
+                step(part)
         if epoch in kept:
             frames.append(_outcomes(replicas, seen, held, ranks).assign(seed=seed, epoch=epoch))
     frame = pd.concat(frames, ignore_index=True)
     lost = diverged(frame)
     return frame.drop(columns=_BY_HEAD).assign(diverged=lost)
+
+
+def _batches(seen: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
+    order = np.random.default_rng([seed, epoch, 2]).permutation(seen.goals.shape[1])
+    return torch.split(torch.tensor(order), batch)
+
+
+def _stepper(replicas: Replicas, seen: Data, times: int, rate: float) -> Callable[[Tensor], Tensor]:
+    """A function that does one update on some samples and returns each replica's loss before it."""
+    optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
+
+    def step(part: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        logits = replicas(seen.inputs[:, :, part].repeat(times, 1, 1, 1))
+        goals = seen.goals[:, part].repeat(times, 1, 1)
+        losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1).sum(-1)
+        # Summed over replicas: the gradient of the sum is, replica by replica, the gradient of its own loss.
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return losses.detach()
+
+    return step
+
+
+def losses(
+    model: nn.Module,
+    tasks: Tasks,
+    ranks: Sequence[int],
+    seed: int,
+    *,
+    epochs: int = 4,
+    rate: float = 5e-3,
+    batch: int = 32,
+    tie: str = "sqrt",
+) -> Array:
+    """Training loss of every replica of one seed, update by update: (updates, ranks, 4 contexts), in nats.
+
+    The same training as in `train`, watched from near.
+    """
+    _check(tasks, ranks, [seed], epochs, rate, batch)
+    seen = _contexts(tasks, False)
+    replicas = Replicas(model, model(seen.inputs[0, 0, :1]).shape[-1], ranks, seed, tie)
+    step = _stepper(replicas, seen, len(ranks), rate)
+    seq = [step(part) for epoch in range(1, epochs + 1) for part in _batches(seen, batch, seed, epoch)]
+    return torch.stack(seq).reshape(len(seq), len(ranks), 4).numpy()
+
+
+def losses_peft(
+    model: nn.Module,
+    tasks: Tasks,
+    rank: int,
+    context: int,
+    seed: int,
+    *,
+    epochs: int = 4,
+    rate: float = 5e-3,
+    batch: int = 32,
+    tie: str = "sqrt",
+) -> Array:
+    """One replica trained with the library peft in a plain loop, to read and to believe: its loss at every update.
+
+    `context` is 0 to 3, for 11, 12, 21, 22. Starts where `losses` starts: peft draws an A of its own, which is
+    overwritten. Needs the extra `lora`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    seen = _contexts(tasks, False)
+    ours = Replicas(model, model(seen.inputs[0, 0, :1]).shape[-1], [rank], seed, tie)
+    config = LoraConfig(r=rank, lora_alpha=ALPHA * rank ** TIES[tie], target_modules=list(LAYERS))
+    encoder = get_peft_model(copy.deepcopy(model), config)
+    adapters = [module for module in ours.encoder.modules() if isinstance(module, Adapter)]
+    theirs = [module for name, module in encoder.named_modules() if name.split(".")[-1] in LAYERS]
+    heads = nn.Linear(ours.weight.shape[-1], 2)
+    with torch.no_grad():
+        for adapter, layer in zip(adapters, theirs, strict=True):
+            layer.lora_A["default"].weight.copy_(adapter.a[context])
+        heads.weight.copy_(ours.weight[context])
+        heads.bias.zero_()
+    optimizer = torch.optim.Adam([*(p for p in encoder.parameters() if p.requires_grad), *heads.parameters()], lr=rate)
+    seq = []
+    for epoch in range(1, epochs + 1):
+        for part in _batches(seen, batch, seed, epoch):
+            states = [encoder(inputs) for inputs in seen.inputs[context][:, part]]
+            logits = torch.stack([heads(states[0])[:, 0], heads(states[-1])[:, 1]], -1)
+            loss = functional.binary_cross_entropy_with_logits(logits, seen.goals[context, part])
+            optimizer.zero_grad()
+            total = 2 * loss  # the sum over heads, not their mean
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seq.append(total.item())
+    return np.array(seq)
 
 
 _BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in "ab" for context in CONTEXTS]
@@ -279,7 +366,7 @@ def _outcomes(replicas: Replicas, seen: Data, held: Data, ranks: Sequence[int]) 
     frames, by_head = [], {}
     for split, data in (("train", seen), ("test", held)):
         goals = data.goals.repeat(len(ranks), 1, 1)
-        parts = [replicas(part.repeat(len(ranks), 1, 1, 1)) for part in data.inputs.split(64, dim=2)]
+        parts = [replicas(part.repeat(len(ranks), 1, 1, 1)) for part in torch.split(data.inputs, 64, dim=2)]
         logits = torch.cat(parts, 1)
         right = torch.where((logits > 0) == (goals > 0), 1.0, -1.0).double()
         accuracy = (1 + right.mean(1)) / 2
@@ -298,24 +385,33 @@ def _outcomes(replicas: Replicas, seen: Data, held: Data, ranks: Sequence[int]) 
 
 
 def diverged(frame: pd.DataFrame) -> Array:
-    """Which runs of one seed's records have diverged: True on all rows of a rank if one of its eight heads, on the
-    training samples and at a recorded epoch, has a loss that is not finite, has forgotten what it had learnt, or gives
-    all inputs one answer. `LEARNT`, `FORGOTTEN` and `CONSTANT` say what these words mean.
+    """Which runs of one seed's records have diverged, True on all rows of their rank.
+
+    One head in one context is enough, if at a recorded epoch after the start, on the training samples, it
+
+    - has a loss that is not finite, or above 2 log 2: far worse than a coin;
+    - has forgotten: a loss above 0.9 log 2 after one below half of log 2;
+    - is dead: a loss above 0.9 log 2 after 60 epochs or more, or one answer to all inputs.
+
+    A head that has not learnt yet is none of these, but it may become one: a violation that it causes does not count.
     """
     lost: dict[int, bool] = {}
-    for rank, part in frame[frame.outcomes == "train"].sort_values("epoch").groupby("rank"):
+    for rank, part in frame.query("outcomes == 'train' and epoch > 0").sort_values("epoch").groupby("rank"):
         losses = part[[name for name in _BY_HEAD if name.startswith("loss")]].to_numpy() / math.log(2)
         spread = part[[name for name in _BY_HEAD if name.startswith("spread")]].to_numpy()
         learnt = np.minimum.accumulate(losses, axis=0) < LEARNT
-        bad = ~np.isfinite(losses) | (learnt & (losses > FORGOTTEN)) | ~(spread > CONSTANT)
+        late = part[["epoch"]].to_numpy() >= PATIENCE
+        bad = ~(losses < BLOWN) | ((learnt | late) & (losses > CHANCE)) | ~(spread > CONSTANT)
         lost[cast(int, rank)] = bool(bad.any())
-    return frame["rank"].map(lost).to_numpy(bool)
+    return frame["rank"].map(lambda rank: lost.get(rank, False)).to_numpy(bool)
 
 
 def measures(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add to a table with `c..`, `acc_a..`, `acc_b..` what follows from them: `s`; `s0`, the S of independent heads with
-    the same accuracies; `s_odd`, the largest of the 8 forms; `delta`, the signalling; `measure`,
-    Contextuality-by-Default, contextual where positive; `accuracy`, the mean over contexts and heads.
+    """Add to a table with `c..`, `acc_a..`, `acc_b..` what follows from them.
+
+    That is `s`; `s0`, the S of independent heads with the same accuracies; `s_odd`, the largest of the 8 forms;
+    `delta`, the signalling; `measure`, Contextuality-by-Default, contextual where positive; `accuracy`, the mean over
+    contexts and heads.
 
     Examples
     --------
