@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ncutil import lora
-from ncutil.texts import Split, Task, as_yes_no, digest, load_encoder, read_task, stored, tokenize, whole
+from ncutil import lora, texts, toplayer
+from ncutil.texts import Task, Tokens, as_yes_no, digest, library, load_encoder, read_task, stored, tokenize
+from ncutil.toplayer import SETTINGS, Setting, States, TopLayer, frozen_states, losses
 
 Array = NDArray[Any]
 Pair = tuple[str, str]
-
-SETTINGS = tuple(product((0, 1), repeat=2))
-"""Alice's setting and Bob's in the contexts 11, 12, 21, 22; also (side, setting) of the four tasks."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ GROUPS: dict[str, tuple[str, Pair, Pair]] = {
     "mixed": ("bert-base-uncased", ("sst2", "commonsenseqa"), ("mrpc", "mathqa")),
     "multilingual": ("bert-base-multilingual-cased", ("pawsx_en", "pawsx_fr"), ("pawsx_de", "pawsx_es")),
 }
-"""The paper's two groups: model, Alice's tasks, Bob's. The models and data sets are the paper's, who has which is ours."""
+"""The paper's two groups: model, Alice's tasks, Bob's. Models and data sets are the paper's, who has which is ours."""
 
 
 def train_top(
@@ -149,137 +147,6 @@ def train_top(
     return _wide(pd.concat(frames, ignore_index=True), (alice, bob), tasks)
 
 
-@dataclass(frozen=True)
-class States:
-    """What the frozen layers make of a split's texts.
-
-    hidden : (texts, tokens, width), what goes into the last layer; keys, values : the same shape, what the last layer
-    makes of it before any adapter; mask : (texts, tokens); labels : (texts,); key : name of the states on disk
-    """
-
-    hidden: Array
-    keys: Array
-    values: Array
-    mask: Array
-    labels: Array
-    key: str
-
-    def batch(self, rows: Array) -> tuple[Tensor, ...]:
-        """Hidden, keys, values, mask and labels of some rows, without columns that are padding in all of them."""
-        longest = int(self.mask[rows].sum(1).max())
-        cut = (torch.from_numpy(a[rows, :longest]) for a in (self.hidden, self.keys, self.values, self.mask))
-        return (*cut, torch.from_numpy(self.labels[rows]))
-
-
-def frozen_states(
-    encoder: Any, tokenizer: Any, split: Split, length: int, store: Path, weights: str | None = None
-) -> States:
-    """The frozen layers' states of every text of a split, read from `store`, or computed and put there.
-
-    The file's name is a hash of the encoder's weights and of the tokens: another model's or text's states are never
-    taken for these. About 60 MB for 1,000 texts of 40 tokens at width 384.
-    """
-    tokens = tokenize(tokenizer, split, length)
-    key = digest("states", weights or digest(encoder), *(tokens[name] for name in sorted(tokens)))
-    path = store / f"states-{key}.npy"
-
-    def compute(first: int) -> Array:
-        some = {name: torch.from_numpy(ids[first : first + 64]) for name, ids in tokens.items()}
-        hidden: Array = encoder(**some, output_hidden_states=True).hidden_states[-2].numpy()
-        return hidden
-
-    at = encoder.encoder.layer[-1].attention.self
-    with torch.inference_mode():
-        if not path.is_file():
-            parts = [compute(first) for first in range(0, len(tokens["input_ids"]), 64)]
-            whole(path, lambda part: np.save(part, np.concatenate(parts)))
-        hidden = np.load(path)
-        keys, values = (layer(torch.from_numpy(hidden)).numpy() for layer in (at.key, at.value))
-    return States(hidden, keys, values, tokens["attention_mask"] > 0, split.labels, key)
-
-
-class TopLayer:
-    """Adapters in the last layer of a BERT and heads on it, for all ranks and contexts of one seed at once.
-
-    Factors have shape (ranks, 2, 2, ...), Alice's setting and Bob's on the middle axes, and are padded with zeros to the
-    largest rank as in `ncutil.lora`. A head, and the adapters of any rank, start alike in every context.
-
-    Parameters
-    ----------
-    layer : the frozen last layer, a BertLayer of transformers
-    outputs : classes of Alice's two tasks and of Bob's two
-    """
-
-    def __init__(self, layer: Any, outputs: Sequence[Sequence[int]], ranks: Sequence[int], seed: int, recipe: Recipe):
-        self.layer, self.ranks, at = layer, list(ranks), layer.attention.self
-        self.heads, width, most = at.num_attention_heads, at.query.in_features, max(ranks)
-
-        def draw(*shape: int, stream: Sequence[int]) -> Tensor:
-            drawn = np.random.default_rng([seed, *stream]).uniform(-1, 1, shape) / math.sqrt(width)
-            return torch.tensor(drawn, dtype=torch.float32)
-
-        used = (torch.arange(most) < torch.tensor(self.ranks)[:, None]).float()[:, None, None, :, None]
-        first = {name: draw(most, width, stream=[k]) for k, name in enumerate(lora.LAYERS)}
-        self.a = {name: (used * values).repeat(1, 2, 2, 1, 1) for name, values in first.items()}
-        self.b = {name: torch.zeros(len(ranks), 2, 2, width, most) for name in first}
-        scale = [recipe.alpha(rank) / rank for rank in ranks]
-        self.scale = torch.tensor(scale).repeat_interleave(2)[:, None, None]
-        self.readouts = {
-            (side, i): (
-                draw(outputs[side][i], width, stream=[2, side, i]).repeat(len(ranks), 2, 1, 1),
-                torch.zeros(len(ranks), 2, 1, outputs[side][i]),
-            )
-            for side, i in SETTINGS
-        }
-        trained = [*self.a.values(), *self.b.values(), *(x for pair in self.readouts.values() for x in pair)]
-        self.optimizer = torch.optim.Adam([x.requires_grad_() for x in trained], lr=recipe.rate, fused=True)
-
-    def logits(self, side: int, setting: int, batch: Sequence[Tensor]) -> Tensor:
-        """Answers of Alice's (side 0) or Bob's head, (ranks, settings of the partner, examples, classes)."""
-        hidden, keys, values, mask = batch[:4]
-        own = {
-            name: [
-                (x[name][:, setting] if side == 0 else x[name][:, :, setting]).flatten(0, 1) for x in (self.a, self.b)
-            ]
-            for name in lora.LAYERS
-        }
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1))
-
-        # Only the first position is read after the attention, so it alone asks.
-        first, (a, b) = hidden[:, 0], own["query"]
-        asked = self.layer.attention.self.query(first) + self.scale * torch.einsum("nd,rkd->rnk", first, a) @ b.mT
-        scores = torch.einsum("rnhe,nthe->nhrt", split(asked), split(keys)) / math.sqrt(asked.shape[-1] // self.heads)
-        attention = scores.masked_fill(~mask[:, None, None], -math.inf).softmax(-1)
-        # Averaging and multiplying commute: B is applied to the average of what A gives at each position.
-        a, b = own["value"]
-        inner = torch.einsum("nhrt,ntrk->rhnk", attention, torch.einsum("ntd,rkd->ntrk", hidden, a))
-        added = inner @ b.unflatten(1, (self.heads, -1)).mT
-        seen = torch.einsum("nhrt,nthe->rnhe", attention, split(values)).flatten(-2)
-        seen = seen + self.scale * added.transpose(1, 2).flatten(-2)
-        out = self.layer.feed_forward_chunk(self.layer.attention.output(seen, first))
-        weight, bias = self.readouts[side, setting]
-        return out.unflatten(0, (-1, 2)) @ weight.mT + bias
-
-    def step(self, batches: dict[tuple[int, int], Sequence[Tensor]]) -> Tensor:
-        """One update from a batch of each task, by (side, setting); the losses before it, (ranks, 2, 2), in nats."""
-        losses = {at: _losses(self.logits(*at, batch), batch[-1]).mean(-1) for at, batch in batches.items()}
-        alice, bob = (torch.stack([losses[side, i] for i in (0, 1)], 1 + side) for side in (0, 1))
-        self.optimizer.zero_grad()
-        # The sum, not the mean: each replica's gradient is that of its own run.
-        (alice + bob).sum().backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return (alice + bob).detach()
-
-    @torch.no_grad()
-    def answers(self, side: int, setting: int, states: States) -> Tensor:
-        """Logits on all examples of a split, (ranks, settings of the partner, examples, classes)."""
-        rows = np.arange(len(states.labels))
-        parts = [self.logits(side, setting, states.batch(rows[k : k + 64])) for k in range(0, len(rows), 64)]
-        return torch.cat(parts, 2)
-
-
 def _train_top(
     layer: Any,
     pairs: Sequence[Pair],
@@ -290,8 +157,9 @@ def _train_top(
     recipe: Recipe,
 ) -> pd.DataFrame:
     """One row per rank, context, recorded epoch and kind of outcomes."""
-    top = TopLayer(layer, [[tasks[name].outputs for name in pair] for pair in pairs], ranks, seed, recipe)
     at = {(side, i): pairs[side][i] for side, i in SETTINGS}
+    outputs = {task: tasks[name].outputs for task, name in at.items()}
+    top = TopLayer(layer, outputs, ranks, [recipe.alpha(rank) for rank in ranks], seed, recipe.rate)
     tables = []
     for epoch in range(recipe.epochs + 1):
         if epoch:
@@ -316,26 +184,20 @@ def _train_top(
     return pd.concat(tables, ignore_index=True)
 
 
-def _batches(seed: int, epoch: int, recipe: Recipe) -> Iterator[dict[tuple[int, int], Array]]:
+def _batches(seed: int, epoch: int, recipe: Recipe) -> Iterator[dict[Setting, Array]]:
     """Rows of each task's batches, by (side, setting), in an order that ranks and partners share."""
     orders = {task: np.random.default_rng([seed, 3, epoch, *task]).permutation(recipe.examples) for task in SETTINGS}
     for first in range(0, recipe.examples, recipe.batch):
         yield {task: order[first : first + recipe.batch] for task, order in orders.items()}
 
 
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each answer in nats, the shape of logits without its last axis."""
-    every = labels.expand(logits.shape[:-1])
-    return functional.cross_entropy(logits.flatten(0, -2), every.flatten(), reduction="none").reshape(every.shape)
-
-
 def _look(logits: Tensor, labels: Array) -> dict[str, Array]:
-    """Outcomes (..., examples), +1 where right; the mean loss and how much the answers differ between examples (...)."""
+    """Outcomes (..., examples), +1 where right; the mean loss, and how much answers differ between examples, (...)."""
     goals = torch.from_numpy(labels)
     centred = logits - logits.mean(-1, keepdim=True)
     return {
         "outcomes": torch.where(logits.argmax(-1) == goals, 1, -1).numpy(),
-        "loss": _losses(logits, goals).mean(-1).numpy(),
+        "loss": losses(logits, goals).mean(-1).numpy(),
         "spread": centred.std(-2).amax(-1).numpy(),
     }
 
@@ -361,19 +223,149 @@ _MEASURED = ["c", "acc_a", "acc_b", "loss_a", "loss_b", "spread_a", "spread_b"]
 
 def _wide(table: pd.DataFrame, pairs: Sequence[Pair], tasks: dict[str, Task]) -> pd.DataFrame:
     """The four contexts of a run side by side, as `lora.train` gives them."""
-    keys = ["rank", "seed", "epoch", "outcomes"]
-    wide = table.pivot(index=keys, columns="context", values=_MEASURED)
-    wide.columns = [f"{name}{context}" for name, context in wide.columns]
-    wide = wide.reset_index().sort_values(["seed", "epoch", "outcomes", "rank"], ignore_index=True)
-    losses = [f"loss_{side}{context}" for side in "ab" for context in lora.CONTEXTS]
-    wide["loss"] = wide[losses].sum(axis=1) / 4
-    # `lora.diverged` counts in units of what guessing between two classes costs.
-    for name in losses:
-        task = tasks[pairs["ab".index(name[5])][int(name[6 if name[5] == "a" else 7]) - 1]]
-        wide[name] *= math.log(2) / math.log(task.outputs if task.outputs > 1 else task.options)
+    wide = table.pivot(index=["seed", "epoch", "outcomes", "rank"], columns="context", values=_MEASURED)
+    wide.columns = wide.columns.map("".join)
+    wide = wide.reset_index()
+    heads = {f"loss_{side}{i + 1}{j + 1}": pairs[k][(i, j)[k]] for k, side in enumerate("ab") for i, j in SETTINGS}
+    wide["loss"] = wide[list(heads)].sum(axis=1) / len(SETTINGS)
+    for name, task in heads.items():
+        # `lora.diverged` counts in units of what guessing between two classes costs.
+        answers = max(tasks[task].outputs, tasks[task].options)
+        wide[name] *= math.log(2) / math.log(answers)
     lost = pd.concat([pd.Series(lora.diverged(part), part.index) for _, part in wide.groupby("seed")])
-    by_head = [name for name in wide if name.startswith(("loss_", "spread_"))]
+    by_head = [name for name in map(str, wide) if name.startswith(("loss_", "spread_"))]
     return lora.measures(wide.drop(columns=by_head).assign(diverged=lost))
+
+
+def train_all(
+    model: str | Path,
+    alice: Pair,
+    bob: Pair,
+    ranks: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    store: str | Path,
+    data: str | Path | None = None,
+    recipe: Recipe = PAPER,
+) -> pd.DataFrame:
+    """Train adapters in every layer of a BERT encoder with peft, one run after another, and take their outcomes.
+
+    Classes are answered by a linear head on the first position; of a multiple choice each option is read with the
+    question, the head gives it a score, and the highest one is the answer. Uses a GPU where there is one, then in
+    bfloat16 where that is safe. Each rank, context and seed is kept as soon as it is done.
+
+    Parameters, result and errors are those of `train_top`.
+    """
+    tasks = _tasks(alice, bob, ranks, seeds, data, recipe)
+    library("peft")
+    encoder, tokenizer = load_encoder(model)
+    _check_width(ranks, encoder.config.hidden_size)
+    coded = {
+        name: {split: _code(tokenizer, task, split, recipe.length) for split in ("train", "test")}
+        for name, task in tasks.items()
+    }
+    known = {name: [*(split.key for split in both.values()), tasks[name].outputs] for name, both in coded.items()}
+    weights, tables = digest(encoder), []
+    for seed, rank, (i, j) in product(map(int, seeds), map(int, ranks), SETTINGS):
+        pair = alice[i], bob[j]
+        key = digest("all", weights, [known[name] for name in pair], rank, i, j, seed, asdict(recipe), *_CODE)
+
+        def compute(pair: Pair = pair, at: Setting = (i, j), rank: int = rank, seed: int = seed) -> pd.DataFrame:
+            run = _Run(encoder, [tasks[name].outputs for name in pair], at, rank, seed, recipe)
+            table = run.train([coded[name] for name in pair])
+            return table.assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
+
+        tables.append(stored(Path(store) / f"run-{key}.csv", compute))
+    return _wide(pd.concat(tables, ignore_index=True), (alice, bob), tasks)
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A split as token ids, (examples, options, tokens) each, its labels, and a hash of both."""
+
+    tokens: Tokens
+    labels: Array
+    key: str
+
+
+def _code(tokenizer: Any, task: Task, split: str, length: int) -> _Coded:
+    part = getattr(task, split)
+    tokens = {
+        name: ids.reshape(-1, task.options, ids.shape[-1]) for name, ids in tokenize(tokenizer, part, length).items()
+    }
+    return _Coded(tokens, part.labels, digest(*(tokens[name] for name in sorted(tokens)), part.labels))
+
+
+class _Run:
+    """One encoder with adapters in all its layers and two heads, for one rank, context and seed."""
+
+    def __init__(self, encoder: Any, outputs: Sequence[int], at: Setting, rank: int, seed: int, recipe: Recipe) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tasks, self.seed, self.recipe = list(enumerate(at)), seed, recipe
+        config = library("peft").LoraConfig(
+            r=rank, lora_alpha=recipe.alpha(rank), lora_dropout=recipe.dropout, target_modules=list(lora.LAYERS)
+        )
+        with torch.random.fork_rng():
+            heads = []
+            for task, n in zip(self.tasks, outputs, strict=True):
+                # A head starts alike whoever the partner is.
+                torch.manual_seed(_number(seed, 0, *task))
+                heads.append(torch.nn.Linear(encoder.config.hidden_size, n))
+            torch.manual_seed(_number(seed, 1))
+            self.encoder = library("peft").get_peft_model(copy.deepcopy(encoder), config).to(self.device)
+        for module in self.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = recipe.dropout
+        self.heads = torch.nn.ModuleList(heads).to(self.device)
+        trained = [p for part in (self.encoder, self.heads) for p in part.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=recipe.rate)
+
+    def logits(self, head: int, part: _Coded, rows: Array) -> Tensor:
+        """Answers of a head to some examples, (examples, classes or options)."""
+        tokens = {name: ids[rows].reshape(-1, ids.shape[-1]) for name, ids in part.tokens.items()}
+        longest = int(tokens["attention_mask"].sum(1).max())
+        some = {name: torch.from_numpy(ids[:, :longest]).to(self.device) for name, ids in tokens.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            answers: Tensor = self.heads[head](self.encoder(**some).last_hidden_state[:, 0])
+        # A multiple choice has one score for each option, other tasks have one option and a score for each class.
+        return answers.float().reshape(len(rows), -1)
+
+    def train(self, data: Sequence[dict[str, _Coded]]) -> pd.DataFrame:
+        """One row per recorded epoch and kind of outcomes."""
+        tables = []
+        with torch.random.fork_rng():
+            torch.manual_seed(_number(self.seed, 2))
+            for epoch in range(self.recipe.epochs + 1):
+                if epoch:
+                    self.encoder.train()
+                    for rows in _batches(self.seed, epoch, self.recipe):
+                        self._step([(both["train"], rows[t]) for t, both in zip(self.tasks, data, strict=True)])
+                if epoch in self.recipe.records():
+                    self.encoder.eval()
+                    looks = [{name: self._look(h, part) for name, part in both.items()} for h, both in enumerate(data)]
+                    tables.append(_rows(*looks).assign(epoch=epoch))
+        return pd.concat(tables, ignore_index=True)
+
+    def _step(self, batches: Sequence[tuple[_Coded, Array]]) -> None:
+        losses = [
+            functional.cross_entropy(self.logits(head, part, rows), torch.from_numpy(part.labels[rows]).to(self.device))
+            for head, (part, rows) in enumerate(batches)
+        ]
+        self.optimizer.zero_grad()
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _look(self, head: int, part: _Coded) -> dict[str, Array]:
+        rows = np.arange(len(part.labels))
+        return _look(
+            torch.cat([self.logits(head, part, rows[k : k + 64]).cpu() for k in range(0, len(rows), 64)]), part.labels
+        )
+
+
+def _number(*stream: int) -> int:
+    """A seed for PyTorch from a stream of integers."""
+    return int(np.random.default_rng(stream).integers(2**62))
 
 
 def _tasks(
@@ -408,5 +400,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-_CODE = [torch.__version__, *(digest(Path(str(m)).read_text(encoding="utf-8")) for m in (__file__, lora.__file__))]
+_FILES = (__file__, lora.__file__, texts.__file__, toplayer.__file__)
+_CODE = [torch.__version__, *(digest(Path(str(file)).read_text(encoding="utf-8")) for file in _FILES)]
 """A stored table is taken for a run's own only if the same code made it."""

