@@ -212,7 +212,7 @@ def test_top_layer_on_cached_states_is_peft_on_the_whole_encoder(data: Path, mod
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     # Ranks start alike and part ways.
     assert (losses[0, 0] == losses[0, 1]).all()
-    assert ((losses[-1, 0] - losses[-1, 1]).abs() > 1e-4).all()
+    assert (losses[-1, 0] - losses[-1, 1]).abs().max() > 1e-3
     # What is padded stays exactly zero.
     for name in lora.LAYERS:
         assert not top.a[name][0, :, :, 1:].any()
