@@ -140,13 +140,15 @@ def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], tie: str
 class Replicas(nn.Module):
     """Adapted encoders with Alice's head and Bob's, for all contexts and ranks of one seed.
 
-    Replicas are ordered by rank, then context 11, 12, 21, 22. The head of a task starts alike in both of its contexts.
+    States are as wide as the adapted layers. Replicas are ordered by rank, then context 11, 12, 21, 22. The head of a
+    task starts alike in both of its contexts.
     """
 
-    def __init__(self, model: nn.Module, width: int, ranks: Sequence[int], seed: int, tie: str) -> None:
+    def __init__(self, model: nn.Module, ranks: Sequence[int], seed: int, tie: str = "sqrt") -> None:
         super().__init__()
         each = [rank for rank in ranks for _ in CONTEXTS]
         self.encoder = adapt(model, each, [seed] * len(each), tie)
+        width = next(module.b.shape[1] for module in self.encoder.modules() if isinstance(module, Adapter))
         drawn = np.random.default_rng([seed, 0, 1]).uniform(-1, 1, (2, 2, width)) / math.sqrt(width)
         pairs = [(drawn[0, i], drawn[1, j]) for i in (0, 1) for j in (0, 1)]
         start = np.tile(np.array(pairs, np.float32), (len(ranks), 1, 1))
@@ -170,7 +172,12 @@ class Data:
     goals: Tensor
 
 
-def _contexts(tasks: Tasks, test: bool) -> Data:
+def contexts(tasks: Tasks, test: bool = False) -> Data:
+    """What the four contexts see and are asked, of the samples to train on or to test on.
+
+    Where both tasks of every context have the same inputs they are kept once, and one forward pass serves both heads.
+    """
+
     def split(task: Task) -> tuple[Array, Array]:
         return (task.test_inputs, task.test_labels) if test else (task.inputs, task.labels)
 
@@ -229,11 +236,10 @@ def train(
     kept = [epochs] if record is None else sorted(set(record))
     if not kept or not 0 <= kept[0] <= kept[-1] <= epochs:
         raise ValueError(f"record must be epochs from 0 to {epochs}; got {kept}")
-    seen, held = _contexts(tasks, False), _contexts(tasks, True)
-    width = model(seen.inputs[0, 0, :1]).shape[-1]
+    seen, held = contexts(tasks), contexts(tasks, test=True)
 
     def one(seed: int) -> pd.DataFrame:
-        replicas = Replicas(model, width, ranks, seed, tie)
+        replicas = Replicas(model, ranks, seed, tie)
         return _run(replicas, seen, held, ranks, seed, epochs, rate, batch, kept)
 
     with ThreadPoolExecutor(_cores()) as pool:
@@ -253,7 +259,7 @@ def _run(
     kept: Sequence[int],
 ) -> pd.DataFrame:
     torch.set_num_threads(1)
-    step = _stepper(replicas, seen, len(ranks), rate)
+    step = stepper(replicas, seen, rate)
     frames = []
     for epoch in range(epochs + 1):
         if epoch:
@@ -271,8 +277,12 @@ def _batches(seen: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
     return torch.split(torch.tensor(order), batch)
 
 
-def _stepper(replicas: Replicas, seen: Data, times: int, rate: float) -> Callable[[Tensor], Tensor]:
-    """A function that does one update on some samples and returns each replica's loss before it."""
+def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], Tensor]:
+    """A function that does one update of Adam on the samples with some numbers; it returns each replica's loss before.
+
+    The loss of a replica is the sum of its two heads' mean logistic losses, in nats.
+    """
+    times = len(replicas.bias) // len(CONTEXTS)
     optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
 
     def step(part: Tensor) -> Tensor:
@@ -304,9 +314,9 @@ def losses(
     The same training as in `train`, watched from near.
     """
     _check(tasks, ranks, [seed], epochs, rate, batch)
-    seen = _contexts(tasks, False)
-    replicas = Replicas(model, model(seen.inputs[0, 0, :1]).shape[-1], ranks, seed, tie)
-    step = _stepper(replicas, seen, len(ranks), rate)
+    seen = contexts(tasks)
+    replicas = Replicas(model, ranks, seed, tie)
+    step = stepper(replicas, seen, rate)
     seq = [step(part) for epoch in range(1, epochs + 1) for part in _batches(seen, batch, seed, epoch)]
     return torch.stack(seq).reshape(len(seq), len(ranks), 4).numpy()
 
@@ -330,8 +340,8 @@ def losses_peft(
     """
     from peft import LoraConfig, get_peft_model
 
-    seen = _contexts(tasks, False)
-    ours = Replicas(model, model(seen.inputs[0, 0, :1]).shape[-1], [rank], seed, tie)
+    seen = contexts(tasks)
+    ours = Replicas(model, [rank], seed, tie)
     config = LoraConfig(r=rank, lora_alpha=ALPHA * rank ** TIES[tie], target_modules=list(LAYERS))
     encoder = get_peft_model(copy.deepcopy(model), config)
     adapters = [module for module in ours.encoder.modules() if isinstance(module, Adapter)]
