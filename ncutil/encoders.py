@@ -81,6 +81,12 @@ TEXT = Recipe(examples=1000, held_out=500, length=40, epochs=15, every=3, batch=
 PAPER = Recipe(examples=3000, held_out=400, length=128, epochs=10, every=1, batch=32, rate=2e-4, dropout=0.1)
 """For `train_all`: BERT on a GPU."""
 
+TEXT_GROUPS: dict[str, tuple[str, Pair, Pair]] = {
+    "mixed": ("minilm", ("subjectivity", "commonsenseqa"), ("polarity", "mathqa")),
+    "hard": ("minilm", ("commonsenseqa", "mathqa"), ("pawsx_en", "pawsx_de")),
+}
+"""Model, Alice's tasks and Bob's in the groups for `train_top`: an easy and a hard task each, or all of them hard."""
+
 GROUPS: dict[str, tuple[str, Pair, Pair]] = {
     "mixed": ("bert-base-uncased", ("sst2", "commonsenseqa"), ("mrpc", "mathqa")),
     "multilingual": ("bert-base-multilingual-cased", ("pawsx_en", "pawsx_fr"), ("pawsx_de", "pawsx_es")),

@@ -43,7 +43,7 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
 
 
 def sentences(rng: np.random.Generator) -> str:
-    return " ".join(rng.choice(WORDS, 5))
+    return " ".join(rng.choice(WORDS, rng.integers(2, 7)))
 
 
 @pytest.fixture(scope="session")
