@@ -258,7 +258,7 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
         transformers.logging.set_verbosity(talk)
         if bars:
             transformers.logging.enable_progress_bar()
-    encoder.eval().requires_grad_(False)
+    encoder.float().eval().requires_grad_(False)
     return encoder, tokenizer
 
 
