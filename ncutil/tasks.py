@@ -1,0 +1,218 @@
+"""Tasks for two heads on one pretrained encoder: boolean functions of words, and a small encoder that knows the words.
+
+A sentence says ten bits in one of four made-up languages: a word for each bit that is on and another for each that is
+off, in that language's order, after a mark where the encoder's answer is read. A *task* asks for a function of three of
+the bits, easy (their majority) or hard (their parity). Explained in the chapter on the LoRA study.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+Array = NDArray[Any]
+
+BITS = 10
+LANGUAGES = 4
+
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "majority": lambda bits: 2 * bits.sum(-1) > bits.shape[-1],
+    "parity": lambda bits: bits.sum(-1) % 2 == 1,
+    "and": lambda bits: bits.min(-1) == 1,
+    "or": lambda bits: bits.max(-1) == 1,
+}
+"""What a task may ask of its bits, by name."""
+
+GROUPS = {
+    "mixed": ("majority", "parity"),
+    "hard": ("parity", "parity"),
+    "easy": ("majority", "majority"),
+    "multilingual": ("parity", "parity"),
+}
+"""The function of setting 1 and of setting 2, on either side, in each group of four tasks."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sentences and their labels, to train on and to test on.
+
+    inputs, test_inputs : (sentences, words), word numbers; labels, test_labels : (sentences,), 0 or 1
+    """
+
+    name: str
+    inputs: Array
+    labels: Array
+    test_inputs: Array
+    test_labels: Array
+
+    def __post_init__(self) -> None:
+        for x, y in ((self.inputs, self.labels), (self.test_inputs, self.test_labels)):
+            if np.ndim(x) != 2 or np.shape(y) != np.shape(x)[:1] or not len(y):
+                raise ValueError(
+                    f"task {self.name!r} needs sentences (n, words) with a label each; got shapes {np.shape(x)} "
+                    f"and {np.shape(y)}"
+                )
+            if not np.isin(y, (0, 1)).all():
+                raise ValueError(f"task {self.name!r} needs labels 0 and 1; got {np.unique(y)[:5]}")
+
+
+Tasks = Sequence[Sequence[Task]]
+"""Two by two: tasks[0] are Alice's, tasks[1] Bob's, setting 1 and setting 2 of each."""
+
+
+def speak(bits: ArrayLike, language: int = 0) -> Array:
+    """Say bits, (..., 10) of 0 and 1, in a language: word numbers (..., 11), the first of them 0, the mark.
+
+    Languages share no word; language 0 keeps the order of the bits, the others have a fixed order of their own.
+
+    >>> speak([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).tolist()
+    [0, 2, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+    """
+    told = np.asarray(bits)
+    if told.shape[-1:] != (BITS,) or not np.isin(told, (0, 1)).all():
+        raise ValueError(f"a sentence says {BITS} bits, 0 or 1 each; got shape {told.shape}")
+    if not 0 <= language < LANGUAGES:
+        raise ValueError(f"languages are 0 to {LANGUAGES - 1}; got {language}")
+    words = 1 + 2 * BITS * language + 2 * np.arange(BITS) + told
+    order = np.random.default_rng(language).permutation(BITS) if language else np.arange(BITS)
+    return np.insert(words[..., order], 0, 0, axis=-1)
+
+
+def ncube() -> Array:
+    """All 1024 settings of the bits, (1024, 10)."""
+    return np.array(list(product((0, 1), repeat=BITS)))
+
+
+def group(
+    name: str, *, draw: int = 0, train: int = 256, test: int = 256
+) -> tuple[tuple[Task, Task], tuple[Task, Task]]:
+    """Four tasks, two by two, of one difficulty or of two.
+
+    Parameters
+    ----------
+    name : "mixed" (each side has an easy and a hard task), "hard", "easy", or "multilingual" (one hard task in four
+        languages)
+    draw : which bits the tasks ask about, and which sentences are drawn; the same bits in every group
+    train, test : sentences to train on, and others to test on
+
+    The hard tasks of setting 2 ask about disjoint bits.
+    """
+    if name not in GROUPS:
+        raise ValueError(f"unknown group {name!r}; known: {', '.join(GROUPS)}")
+    if min(train, test) < 1 or train + test > 2**BITS:
+        raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
+    rng = np.random.default_rng([draw, BITS])
+    bits = rng.permutation(ncube())[: train + test]
+    triples = _triples(rng)
+    tasks = []
+    for side, language in ((0, 0), (1, 2)):
+        for setting, function in enumerate(GROUPS[name]):
+            many = name == "multilingual"
+            which = triples[0] if many else triples[2 * side + setting]
+            spoken = speak(bits, language + setting if many else 0)
+            labels = FUNCTIONS[function](bits[:, which]).astype(int)
+            label = f"{function} of {'-'.join(str(k + 1) for k in which)}"
+            label += f", language {language + setting + 1}" if many else ""
+            tasks.append(Task(label, spoken[:train], labels[:train], spoken[train:], labels[train:]))
+    return (tasks[0], tasks[1]), (tasks[2], tasks[3])
+
+
+def _triples(rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Four different triples of bits; the second and the fourth, of the two hard tasks in "mixed", are disjoint."""
+    while True:
+        apart = rng.permutation(BITS)[:6]
+        drawn = [rng.permutation(BITS)[:3], apart[:3], rng.permutation(BITS)[:3], apart[3:]]
+        triples = [tuple(sorted(map(int, triple))) for triple in drawn]
+        if len(set(triples)) == 4:
+            return triples
+
+
+class Block(nn.Module):
+    """One layer of BERT (Devlin et al. 2019), with ReLU: attention, two linear layers, each added and normalised."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.join = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, read: slice) -> Tensor:
+        """States of the words that `read` picks, after they have looked at all words."""
+        here = x[:, read]
+        q, k, v = (
+            states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for states in (self.query(here), self.key(x), self.value(x))
+        )
+        seen = _attend(q, k, v).transpose(1, 2).flatten(2)
+        here = self.norm1(here + self.join(seen))
+        return cast(Tensor, self.norm2(here + self.down(torch.relu(self.up(here)))))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (n, heads, words, size) states; a single query, as in a last layer, is three times as quick so."""
+    if q.shape[2] > 1:
+        return functional.scaled_dot_product_attention(q, k, v)
+    weights = ((q * k).sum(-1, keepdim=True) / math.sqrt(q.shape[-1])).softmax(-2)
+    return (weights * v).sum(-2, keepdim=True)
+
+
+class Encoder(nn.Module):
+    """A BERT of two layers: sentences (n, words) to the state of their mark, (n, width)."""
+
+    def __init__(self, width: int = 32, layers: int = 2, heads: int = 2) -> None:
+        super().__init__()
+        self.word = nn.Embedding(1 + 2 * BITS * LANGUAGES, width)
+        self.place = nn.Parameter(0.1 * torch.randn(1 + BITS, width))
+        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    def forward(self, sentences: Tensor) -> Tensor:
+        x = self.norm(self.word(sentences) + self.place)
+        for block in self.blocks[:-1]:
+            x = block(x, slice(None))
+        # Only the mark is read, so the last layer computes nothing else.
+        return cast(Tensor, self.blocks[-1](x, slice(1))[:, 0])
+
+
+def pretrain(
+    languages: int = 1, *, seed: int = 0, functions: int = 40, steps: int = 600, rate: float = 3e-3
+) -> tuple[Encoder, float]:
+    """An encoder that has learnt random functions of two or three bits in its languages, and its accuracy on them.
+
+    All functions are asked at once of every sentence; each has a linear head, thrown away afterwards. The encoder
+    comes back frozen. The parities of three bits among its tasks are why it can be adapted to others quickly.
+    """
+    if not 1 <= languages <= LANGUAGES:
+        raise ValueError(f"an encoder reads 1 to {LANGUAGES} languages; got {languages}")
+    rng = np.random.default_rng([seed, 7])
+    bits = ncube()
+    names = rng.choice(list(FUNCTIONS), functions)
+    sizes = np.where(names == "majority", 3, rng.integers(2, 4, functions))
+    labels = [FUNCTIONS[name](bits[:, rng.permutation(BITS)[:k]]) for name, k in zip(names, sizes, strict=True)]
+    goals = torch.tensor(np.stack(labels, 1), dtype=torch.float32)
+    spoken = torch.tensor(np.stack([speak(bits, language) for language in range(languages)]))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, heads = Encoder(), nn.Linear(32, functions)
+    weights = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(steps):
+        sample = torch.tensor(rng.integers(len(bits), size=128))
+        tongue = torch.tensor(rng.integers(languages, size=128))
+        loss = functional.binary_cross_entropy_with_logits(heads(model(spoken[tongue, sample])), goals[sample])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        right = [((heads(model(said)) > 0) == (goals > 0)).float().mean() for said in spoken]
+    return model.requires_grad_(False), float(torch.stack(right).mean())

@@ -1,0 +1,364 @@
+"""Adapters in batches: what is exact stays exact, a replica is the same run alone or among others, peft agrees."""
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ncutil import chsh, lora, tasks
+
+RANKS = [1, 3, 8]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> nn.Module:
+    """Random weights do for everything but the picture; the pretrained one is in test_tasks."""
+    torch.manual_seed(0)
+    return tasks.Encoder().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return tasks.group("mixed", train=64, test=32)
+
+
+@pytest.fixture(scope="module")
+def trained(encoder, mixed) -> pd.DataFrame:
+    return lora.train(encoder, mixed, RANKS, [0, 5], epochs=3, record=[0, 1, 3])
+
+
+def adapter(ranks=RANKS, shape=(10, 9), seeds=None, tie="sqrt") -> lora.Adapter:
+    torch.manual_seed(1)
+    return lora.Adapter(nn.Linear(*shape), ranks, list(range(len(ranks))) if seeds is None else seeds, tie)
+
+
+def shaken(own: lora.Adapter) -> lora.Adapter:
+    """As after some training: B is random where it may be."""
+    with torch.no_grad():
+        for k in range(len(own.b)):
+            used = own.a[k].abs().sum(-1) > 0
+            own.b[k, :, used] = torch.randn(own.b.shape[1], int(used.sum()))
+    return own
+
+
+# --- one layer -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(sorted(lora.TIES)))
+def test_before_training_every_rank_and_seed_is_the_frozen_layer(ranks: list[int], seed: int, tie: str) -> None:
+    own = adapter(ranks, seeds=[seed + k for k in range(len(ranks))], tie=tie)
+    x = torch.randn(2 * len(ranks), 5, 10)
+    torch.testing.assert_close(own(x), own.base(x), rtol=0, atol=1e-6)
+    assert torch.count_nonzero(own.update) == 0
+
+
+def test_a_layer_serves_each_replica_its_part_of_the_batch() -> None:
+    own = shaken(adapter())
+    x = torch.randn(3 * 4, 10)
+    for k, part in enumerate(x.split(4)):
+        by_hand = own.base(part) + lora.ALPHA / math.sqrt(RANKS[k]) * part @ own.a[k].T @ own.b[k].T
+        torch.testing.assert_close(own(x)[4 * k : 4 * k + 4], by_hand, rtol=0, atol=1e-5)
+
+
+@given(st.integers(1, 6), st.integers(0, 50))
+def test_rank_of_the_update_is_at_most_r(rank: int, seed: int) -> None:
+    own = shaken(adapter([rank], seeds=[seed]))
+    assert np.linalg.matrix_rank(own.update[0].detach().double().numpy(), tol=1e-5) <= rank
+
+
+def test_a_full_rank_reaches_any_update() -> None:
+    own = adapter([9])
+    goal = torch.randn(9, 10)
+    with torch.no_grad():
+        # Of the two factors either may be the square one; here it is B.
+        own.b[0] = torch.eye(9)
+        own.a[0] = goal / own.scale[0]
+    torch.testing.assert_close(own.update[0], goal, rtol=0, atol=1e-4)
+
+
+def test_smaller_ranks_start_with_the_first_rows_of_larger_ones() -> None:
+    own = adapter(RANKS[:2], seeds=[7, 7])
+    assert torch.equal(own.a[0, :1], own.a[1, :1])
+    assert torch.count_nonzero(own.a[0, 1:]) == 0
+    assert own.a.abs().max() <= 1 / math.sqrt(10)
+
+
+def test_merge_and_unmerge() -> None:
+    own = shaken(adapter())
+    x = torch.randn(3 * 4, 10)
+    before, alone = own.base.weight.clone(), own(x)[4:8]
+    own.merge(1)
+    torch.testing.assert_close(own.base(x[4:8]), alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(own(x[4:8]), alone, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="unmerge it first"):
+        own.merge(0)
+    own.unmerge()
+    torch.testing.assert_close(own.base.weight, before, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="no replica is merged"):
+        own.unmerge()
+
+
+@pytest.mark.parametrize("rank", [1, 8, 64])
+def test_parameters_on_bert_base(rank: int) -> None:
+    """Query and value of 12 layers, 768 wide: 36 864 r."""
+    own = lora.Adapter(nn.Linear(768, 768), [rank], [0])
+    assert 2 * 12 * (own.a.numel() + own.b.numel()) == 36_864 * rank
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_first_step_leaves_a_alone_and_padded_rows_stay_zero(encoder: nn.Module, optimizer: type) -> None:
+    model = lora.adapt(encoder, [2, 32], [0, 0])
+    own = [module for module in model.modules() if isinstance(module, lora.Adapter)]
+    assert len(own) == 4
+    start = [layer.a.detach().clone() for layer in own]
+    stepper = optimizer([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    x = torch.tensor(tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10))))
+    for step in range(5):
+        stepper.zero_grad()
+        model(x)[::2, 0].sum().backward()
+        stepper.step()
+        if step == 0:
+            assert all(torch.equal(layer.a, before) for layer, before in zip(own, start, strict=True))
+    assert not all(torch.equal(layer.a, before) for layer, before in zip(own, start, strict=True))
+    for layer in own:
+        assert torch.count_nonzero(layer.a[0, 2:]) == torch.count_nonzero(layer.b[0, :, 2:]) == 0
+
+
+def test_only_the_adapters_learn(encoder: nn.Module) -> None:
+    model = lora.adapt(encoder, [1], [0])
+    learning = {name.rsplit(".", 1)[1] for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"a", "b"}
+    assert not any(isinstance(module, lora.Adapter) for module in encoder.modules())
+
+
+def first_update(tie: str, optimizer: type) -> np.ndarray:
+    """Norm of the first update of a layer at ranks 1, 4, 16 and 32 relative to rank 1."""
+    torch.manual_seed(0)
+    layer, x, goal = nn.Linear(32, 32), torch.randn(64, 32), torch.randn(64, 32)
+    sizes = []
+    for rank in (1, 4, 16, 32):
+        each = []
+        for seed in range(20):
+            own = lora.Adapter(layer, [rank], [seed], tie)
+            stepper = optimizer([own.a, own.b], lr=1e-3)
+            (own(x) - goal).pow(2).mean().backward()
+            stepper.step()
+            each.append(own.update.detach().norm().item())
+        sizes.append(np.mean(each))
+    return np.array(sizes) / sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("tie", "optimizer", "expected"),
+    [
+        ("fixed", torch.optim.Adam, [1, 0.53, 0.28, 0.21]),
+        ("linear", torch.optim.Adam, [1, 2.1, 4.5, 6.8]),
+        ("sqrt", torch.optim.Adam, [1, 1.06, 1.13, 1.20]),
+        ("fixed", torch.optim.SGD, [1, 0.13, 0.018, 0.007]),
+    ],
+)
+def test_the_tie_of_alpha_sets_the_size_of_the_first_update(tie: str, optimizer: type, expected: list[float]) -> None:
+    """With Adam the root keeps it level; with another model the numbers move, the order of magnitude does not."""
+    assert np.abs(np.log2(first_update(tie, optimizer) / expected)).max() < 0.35
+
+
+# --- many replicas -------------------------------------------------------------------------------------------------
+
+
+def test_frame_has_the_columns_that_its_docstring_names(trained: pd.DataFrame) -> None:
+    assert len(trained) == 3 * 2 * 3 * 2
+    assert not trained.duplicated(["rank", "seed", "epoch", "outcomes"]).any()
+    columns = {"rank", "seed", "epoch", "outcomes", "loss", "diverged", "s", "s0", "s_odd", "delta", "measure"}
+    columns |= {name + context for name in ("c", "acc_a", "acc_b") for context in lora.CONTEXTS}
+    assert set(trained) == columns | {"accuracy"}
+    assert not trained.isna().any().any()
+
+
+def test_s_and_its_company_follow_from_the_columns(trained: pd.DataFrame) -> None:
+    c = trained[["c11", "c12", "c21", "c22"]].to_numpy().reshape(-1, 2, 2)
+    np.testing.assert_allclose(trained.s, chsh.chsh(c), atol=1e-12)
+    np.testing.assert_allclose(trained.s_odd, chsh.chsh_forms(c).max(-1), atol=1e-12)
+    a, b = (trained[[f"acc_{x}{k}" for k in lora.CONTEXTS]].to_numpy().reshape(-1, 2, 2) for x in "ab")
+    np.testing.assert_allclose(trained.s0, chsh.independent_heads(2 * a - 1, 2 * b - 1), atol=1e-12)
+    delta = 2 * (abs(a[..., 0] - a[..., 1]).sum(-1) + abs(b[:, 0] - b[:, 1]).sum(-1))
+    np.testing.assert_allclose(trained.delta, delta, atol=1e-12)
+    np.testing.assert_allclose(trained.accuracy, (a.mean((1, 2)) + b.mean((1, 2))) / 2)
+
+
+def test_frame_survives_a_csv(trained: pd.DataFrame) -> None:
+    read = pd.read_csv(io.StringIO(trained.to_csv(index=False)))
+    pd.testing.assert_frame_equal(lora.measures(read[trained.columns]), trained, check_dtype=False)
+
+
+def test_before_training_all_ranks_have_the_same_outcomes(trained: pd.DataFrame) -> None:
+    start = trained[trained.epoch == 0]
+    for _, part in start.groupby(["seed", "outcomes"]):
+        assert (part.drop(columns=["rank", "loss"]).nunique() == 1).all()
+        np.testing.assert_allclose(part.loss, part.loss.iloc[0], atol=1e-6)
+
+
+def test_training_lowers_the_loss(trained: pd.DataFrame) -> None:
+    seen = trained[trained.outcomes == "train"].pivot_table(index=["rank", "seed"], columns="epoch", values="loss")
+    assert (seen[3] < seen[1]).all()
+    assert (seen[1] < seen[0]).all()
+
+
+def test_a_run_is_the_same_alone_and_among_others(encoder: nn.Module, mixed, trained: pd.DataFrame) -> None:
+    """Zero-padded ranks are exact, replicas don't feel each other, epochs that are not recorded don't matter."""
+    alone = lora.train(encoder, mixed, [3], [5], epochs=3)
+    among = trained.query("rank == 3 and seed == 5 and epoch == 3").reset_index(drop=True)
+    np.testing.assert_allclose(alone.loss, among.loss, atol=1e-5)
+    assert (alone[["c11", "c12", "c21", "c22"]] - among[["c11", "c12", "c21", "c22"]]).abs().max().max() <= 2 / 32
+
+
+def test_outcomes_are_those_of_the_trained_replica(encoder: nn.Module) -> None:
+    """Labels that a head can only get right or wrong as a whole: C, accuracies and their places are known."""
+    ones, zeros = np.ones(8, int), np.zeros(8, int)
+    x = tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10)))
+
+    def task(train, test):
+        return tasks.Task("constant", x, train, x, test)
+
+    # Learnt labels are those of the test for A1 and B2 only.
+    four = ((task(ones, ones), task(ones, zeros)), (task(zeros, ones), task(zeros, zeros)))
+    frame = lora.train(encoder, four, [4], [0], epochs=40, rate=0.02, batch=8)
+    seen, held = (frame[frame.outcomes == split].iloc[0] for split in ("train", "test"))
+    assert seen[["c11", "c12", "c21", "c22", "s", "accuracy"]].tolist() == [1, 1, 1, 1, 2, 1]
+    assert held[["c11", "c12", "c21", "c22"]].tolist() == [-1, 1, 1, -1]
+    assert held[["acc_a11", "acc_a12", "acc_a21", "acc_a22"]].tolist() == [1, 1, 0, 0]
+    assert held[["acc_b11", "acc_b12", "acc_b21", "acc_b22"]].tolist() == [0, 1, 0, 1]
+
+
+def test_two_languages_reach_the_heads_in_their_order(encoder: nn.Module) -> None:
+    """With inputs of its own, each head reads the state of its own sentence."""
+    four = tasks.group("multilingual", train=16, test=8)
+    data = lora.contexts(four)
+    assert data.inputs.shape == (4, 2, 16, 11)
+    replicas = lora.Replicas(encoder, [2], 0)
+    logits = replicas(data.inputs)
+    for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        for head, said in enumerate((four[0][i].inputs, four[1][j].inputs)):
+            by_hand = encoder(torch.tensor(said)) @ replicas.weight[k, head]
+            torch.testing.assert_close(logits[k, :, head], by_hand, rtol=0, atol=1e-5)
+
+
+def by_head(losses: list[float], spread: float = 1.0) -> pd.DataFrame:
+    """A record of one rank in which the heads share a course of losses, in units of log 2."""
+    rows = [
+        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(lora._BY_HEAD, loss * math.log(2))}
+        | {name: spread for name in lora._BY_HEAD if name.startswith("spread")}
+        for k, loss in enumerate(losses)
+        for outcomes in ("train", "test")
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("losses", "spread", "expected"),
+    [
+        ([1.1, 0.8, 0.3, 0.1], 1.0, False),
+        ([1.1, 1.0, 1.0, 1.0], 1.0, False),  # has not learnt yet
+        ([1.1, 0.4, 0.95, 0.2], 1.0, True),  # forgot, even if it learnt again
+        ([1.1, 0.4, math.nan, 0.2], 1.0, True),
+        ([1.1, 0.4, math.inf, 0.2], 1.0, True),
+        ([2.5, 1.0, 1.0, 1.0], 1.0, False),  # before training anything goes
+        ([1.1, 2.5, 1.0, 1.0], 1.0, True),
+        ([1.1, 1.0, 1.0, 1.0], 1e-5, True),  # one answer for all
+        ([1.1, 0.4, 0.3, 0.3], math.nan, True),
+    ],
+)
+def test_divergence(losses: list[float], spread: float, expected: bool) -> None:
+    frame = by_head(losses, spread)
+    assert lora.diverged(frame).tolist() == [expected] * len(frame)
+
+
+def test_a_head_that_never_learns_is_dead_in_the_end() -> None:
+    slow = by_head([1.1, 1.0, 1.0, 0.8])
+    dead = by_head([1.1, 1.0, 1.0, 0.95])
+    for last, expected in ((lora.PATIENCE - 1, False), (lora.PATIENCE, True)):
+        assert not lora.diverged(slow.replace({"epoch": {3: last}})).any()
+        assert lora.diverged(dead.replace({"epoch": {3: last}})).all() == expected
+
+
+def test_divergence_of_one_head_in_one_context_is_enough() -> None:
+    frame = by_head([1.1, 0.4, 0.3])
+    frame.loc[frame.epoch == 2, "loss_b21"] = math.log(2)
+    other = by_head([1.1, 0.4, 0.3]).assign(rank=8)
+    assert lora.diverged(pd.concat([frame, other], ignore_index=True)).tolist() == [True] * 6 + [False] * 6
+
+
+def test_a_rate_that_is_far_too_high_is_flagged(encoder: nn.Module, mixed) -> None:
+    frame = lora.train(encoder, mixed, [32], [0, 1], epochs=8, rate=1.0, record=range(9))
+    assert frame.diverged.all()
+
+
+def test_peft_trains_the_same_replica(encoder: nn.Module, mixed) -> None:
+    pytest.importorskip("peft", reason="peft is in the extra 'lora'")
+    for four, contexts in ((mixed, (1, 3)), (tasks.group("multilingual", train=64, test=32), (2,))):
+        options = {"epochs": 15, "batch": 32}
+        ours = lora.losses(encoder, four, [2, 8], 3, **options)
+        assert ours.shape == (30, 2, 4)
+        assert (ours[-5:].mean(0) < ours[:5].mean(0)).all()
+        for context in contexts:
+            theirs = lora.losses_peft(encoder, four, 8, context, 3, **options)
+            np.testing.assert_allclose(ours[:, 1, context], theirs, rtol=0, atol=1e-5)
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ranks": [33]}, "ranks from 1 to 32; got"),
+        ({"ranks": [0]}, "ranks from 1 to 32; got"),
+        ({"ranks": []}, "need ranks and seeds"),
+        ({"ranks": [2, 2]}, "each once"),
+        ({"seeds": []}, "need ranks and seeds"),
+        ({"epochs": -1}, "epochs=-1"),
+        ({"rate": math.nan}, "rate=nan"),
+        ({"batch": 0}, "batch=0"),
+        ({"tie": "cubic"}, "known: sqrt, fixed, linear"),
+        ({"record": [0, 9]}, "record must be epochs from 0 to 2"),
+        ({"record": []}, "record must be epochs"),
+    ],
+)
+def test_bad_settings(encoder: nn.Module, mixed, change: dict, message: str) -> None:
+    given = {"ranks": [2], "seeds": [0], "epochs": 2} | change
+    ranks, seeds = given.pop("ranks"), given.pop("seeds")
+    with pytest.raises(ValueError, match=message):
+        lora.train(encoder, mixed, ranks, seeds, **given)
+
+
+def test_tasks_that_are_not_two_by_two(encoder: nn.Module, mixed) -> None:
+    (a, b), (c, d) = mixed
+    for wrong in ([[a, b], [c]], [[a, b]], [[a], [b], [c], [d]], [a, b, c, d], [a, b]):
+        with pytest.raises(ValueError, match="two by two"):
+            lora.train(encoder, wrong, [2], [0])
+
+
+def test_tasks_of_different_size(encoder: nn.Module, mixed) -> None:
+    short = tasks.group("mixed", train=32, test=32)
+    with pytest.raises(ValueError, match="equally many samples"):
+        lora.train(encoder, (mixed[0], short[1]), [2], [0])
+
+
+def test_a_model_without_attention() -> None:
+    with pytest.raises(ValueError, match="no linear layer named query or value"):
+        lora.adapt(nn.Sequential(nn.Linear(3, 3)), [1], [0])
+
+
+def test_an_adapter_without_a_seed_per_replica() -> None:
+    with pytest.raises(ValueError, match="a seed per replica; got 1 for 2"):
+        adapter([1, 2], seeds=[0])
+
+
+def test_a_table_that_lacks_columns(trained: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="no column c21, acc_b22; it has"):
+        lora.measures(trained.drop(columns=["c21", "acc_b22"]))

@@ -1,0 +1,145 @@
+"""Tasks of graded difficulty, four languages, and an encoder that has learnt to read them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ncutil import lora, tasks
+
+SENTENCES = arrays(np.int64, (5, tasks.BITS), elements=st.integers(0, 1))
+
+
+@given(SENTENCES, st.integers(0, tasks.LANGUAGES - 1))
+def test_bits_can_be_read_off_a_sentence(bits: np.ndarray, language: int) -> None:
+    words = tasks.speak(bits, language)
+    assert words.shape == (5, tasks.BITS + 1)
+    assert (words[:, 0] == 0).all()
+    number = words[:, 1:] - 1 - 2 * tasks.BITS * language
+    for row, said in zip(bits, number, strict=True):
+        told = dict(zip(said // 2, said % 2, strict=True))
+        assert [told[k] for k in range(tasks.BITS)] == row.tolist()
+
+
+def test_languages_share_no_word_and_no_order() -> None:
+    off = np.zeros(tasks.BITS, int)
+    words = [{*tasks.speak(off, k)[1:], *tasks.speak(1 - off, k)[1:]} for k in range(tasks.LANGUAGES)]
+    assert len(set().union(*words)) == sum(map(len, words)) == 2 * tasks.BITS * tasks.LANGUAGES
+    assert max(set().union(*words)) < tasks.Encoder().word.num_embeddings
+    orders = [tuple(tasks.speak(off, k)[1:] // 2 - tasks.BITS * k) for k in range(tasks.LANGUAGES)]
+    assert len(set(orders)) == tasks.LANGUAGES
+
+
+@pytest.mark.parametrize("name", sorted(tasks.GROUPS))
+def test_groups_are_two_by_two_and_labels_are_the_functions(name: str) -> None:
+    four = tasks.group(name, draw=3, train=200, test=100)
+    assert [len(side) for side in four] == [2, 2]
+    for number, task in enumerate(task for side in four for task in side):
+        function, _, rest = task.name.partition(" of ")
+        assert function == tasks.GROUPS[name][number % 2]
+        which = [int(k) - 1 for k in rest.split(",")[0].split("-")]
+        language = number if name == "multilingual" else 0
+        for inputs, labels in ((task.inputs, task.labels), (task.test_inputs, task.test_labels)):
+            number_of = np.sort(inputs[:, 1:] - 1 - 2 * tasks.BITS * language, axis=1)
+            bits = (number_of % 2)[:, which]
+            expected = bits.sum(1) > 1 if function == "majority" else bits.sum(1) % 2
+            assert (labels == expected).all()
+
+
+@pytest.mark.parametrize("name", sorted(tasks.GROUPS))
+def test_no_sentence_is_in_both_splits(name: str) -> None:
+    for side in tasks.group(name, draw=1):
+        for task in side:
+            seen, held = ({tuple(row) for row in x} for x in (task.inputs, task.test_inputs))
+            assert len(seen) == len(held) == 256
+            assert not seen & held
+
+
+@given(st.integers(0, 200))
+def test_hard_tasks_of_setting_2_ask_about_disjoint_bits(draw: int) -> None:
+    (a1, a2), (b1, b2) = tasks.group("mixed", draw=draw, train=4, test=4)
+    bits = [set(task.name.partition(" of ")[2].split("-")) for task in (a1, a2, b1, b2)]
+    assert all(len(own) == 3 for own in bits)
+    assert not bits[1] & bits[3]
+    assert len({frozenset(own) for own in bits}) == 4
+
+
+def test_groups_of_one_draw_differ_in_the_functions_only() -> None:
+    mixed, hard, easy = (tasks.group(name, draw=4) for name in ("mixed", "hard", "easy"))
+    for side in (0, 1):
+        for setting in (0, 1):
+            one, two, three = (four[side][setting] for four in (mixed, hard, easy))
+            assert len({task.name.partition(" of ")[2] for task in (one, two, three)}) == 1
+            np.testing.assert_array_equal(one.inputs, two.inputs)
+            np.testing.assert_array_equal(one.test_inputs, three.test_inputs)
+    other = tasks.group("mixed", draw=5)
+    assert (other[0][0].inputs != mixed[0][0].inputs).any()
+
+
+def test_parity_is_hard_and_majority_is_easy_for_a_linear_head_on_the_bits() -> None:
+    """A majority has weight on single bits; a parity has none, whatever the sentences."""
+    bits = tasks.ncube()
+    signs = 2 * bits[:, :3] - 1
+    assert abs((2 * tasks.FUNCTIONS["majority"](bits[:, :3]) - 1) @ signs / len(bits)).min() == 0.5
+    assert abs((2 * tasks.FUNCTIONS["parity"](bits[:, :3]) - 1) @ signs).max() == 0
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> tuple[tasks.Encoder, float]:
+    return tasks.pretrain(1, seed=1, functions=8, steps=250)
+
+
+def test_pretraining_learns_its_functions(pretrained: tuple[tasks.Encoder, float]) -> None:
+    model, accuracy = pretrained
+    assert accuracy > 0.95
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_pretraining_is_a_function_of_its_seed() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, two, three = (tasks.pretrain(2, seed=s, functions=3, steps=3)[0] for s in (0, 0, 1))
+    assert torch.equal(torch.rand(1), expected)  # the reader's generator is left alone
+    x = torch.tensor(tasks.speak(np.eye(tasks.BITS, dtype=int), 1))
+    assert torch.equal(one(x), two(x))
+    assert not torch.equal(one(x), three(x))
+
+
+def test_an_easy_task_is_learnt_sooner_than_a_hard_one(pretrained: tuple[tasks.Encoder, float]) -> None:
+    four = tasks.group("mixed", train=128, test=64)
+    frame = lora.train(pretrained[0], four, [8], [0], epochs=15)
+    seen = frame[frame.outcomes == "train"].iloc[0]
+    easy, hard = seen[["acc_a11", "acc_b11"]].mean(), seen[["acc_a22", "acc_b22"]].mean()
+    assert easy > max(0.85, hard + 0.1)
+
+
+def test_encoder_reads_its_last_layer_at_the_mark_only_and_exactly() -> None:
+    torch.manual_seed(0)
+    model = tasks.Encoder()
+    x = torch.tensor(tasks.speak(np.eye(tasks.BITS, dtype=int)))
+    states = model.norm(model.word(x) + model.place)
+    for block in model.blocks:
+        states = block(states, slice(None))
+    torch.testing.assert_close(model(x), states[:, 0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tasks.group("medium"), "unknown group 'medium'; known: mixed, hard, easy, multilingual"),
+        (lambda: tasks.group("hard", train=1000, test=100), "there are 1024 sentences; cannot train on 1000"),
+        (lambda: tasks.group("hard", test=0), "test on 0"),
+        (lambda: tasks.speak([0, 1]), r"says 10 bits, 0 or 1 each; got shape \(2,\)"),
+        (lambda: tasks.speak([2] * 10), "0 or 1 each"),
+        (lambda: tasks.speak([0] * 10, 4), "languages are 0 to 3; got 4"),
+        (lambda: tasks.pretrain(0), "1 to 4 languages; got 0"),
+        (lambda: tasks.Task("x", np.zeros((3, 2)), np.zeros(2), np.zeros((3, 2)), np.zeros(3)), "a label each"),
+        (lambda: tasks.Task("x", np.zeros((3, 2)), np.full(3, 2), np.zeros((3, 2)), np.zeros(3)), "labels 0 and 1"),
+    ],
+)
+def test_bad_input(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
