@@ -164,10 +164,10 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
     unknown = [name for name in names if name not in sweeps.STUDIES]
     if unknown:
         raise PressError(f"unknown study {unknown[0]!r}; known: {', '.join(sweeps.STUDIES)}")
+    place = running.commit(project.root)
     with running.only_one(project), sweeps.workers(jobs, cluster) as pool:
         for name in names:
             started, clock = datetime.now(UTC), time.monotonic()
-            place = running.commit(project.root)
             with tqdm(desc=name, unit="block", mininterval=1) as bar:
 
                 def tell(done: int, of: int, bar: Any = bar) -> None:
