@@ -154,7 +154,7 @@ def compare(first: Path | None, second: Path | None, accept: bool) -> None:
 @click.option("--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Blocks at once.")
 @click.option("--cluster", metavar="ADDRESS", help="Address of a Dask scheduler to do the blocks instead.")
 def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
-    """Make the tables of long studies again (writes book/results/studies).
+    """Make the tables of long studies again (writes book/studies).
 
     Finished blocks are kept in _build/sweeps: a sweep that was stopped goes on where it was.
     """
@@ -189,9 +189,9 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 1),
             }
-            for path in sweeps.write(tables, name, project.results / "studies"):
+            for path in sweeps.write(tables, name, project.studies):
                 click.echo(f"wrote {path.relative_to(project.root)}")
-            running.write_json(project.results / "studies" / f"{name}.json", record)
+            running.write_json(project.studies / f"{name}.json", record)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Studies too long for a chapter: cut into blocks, each kept when it is done, so that a killed study goes on.
 
 A block trains its networks, reduces them to sums by group and forgets them; what is kept are small tables, and their
-sum is the study's result. `ncutil sweep NAME` runs a study and writes its tables to `book/results/studies/`, where the
-chapter on phase diagrams reads them with `table`.
+sum is the study's result. `ncutil sweep NAME` runs a study and writes its tables and the record of its run to
+`book/studies/`, where the chapter on phase diagrams reads them with `table` and `record`.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -64,17 +65,24 @@ def run(
     waiting = {pool.submit(study.measure, **block): path for path, block in files.items() if not path.exists()}
     done = len(files) - len(waiting)
     tell(done, len(files))
-    try:
-        for future in as_completed(waiting):
-            path = waiting[future]
-            part = path.with_name(f"{path.name}.part")
-            future.result().to_csv(part, index=False, compression="gzip")
-            part.replace(path)
-            done += 1
-            tell(done, len(files))
-    finally:
-        for future in waiting:
-            future.cancel()
+    failed: BaseException | None = None
+    for future in as_completed(waiting):
+        if future.cancelled():
+            continue
+        if error := future.exception():
+            # What is already under way is still worth keeping.
+            failed = failed or error
+            for other in waiting:
+                other.cancel()
+            continue
+        path = waiting[future]
+        part = path.with_name(f"{path.name}.part")
+        future.result().to_csv(part, index=False, compression="gzip")
+        part.replace(path)
+        done += 1
+        tell(done, len(files))
+    if failed:
+        raise failed
     return study.finish(add(map(pd.read_csv, files), study.keys))
 
 
@@ -87,14 +95,25 @@ def add(tables: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
 
 
 def table(name: str) -> pd.DataFrame:
-    """A study's table: from the clone's `book/results/studies`, or from the copy in an installed package."""
+    """A study's table, as it was committed."""
+    return pd.read_csv(_published(f"{name}.csv"))
+
+
+def record(name: str) -> dict[str, Any]:
+    """When, where and with what a study's tables were made."""
+    found: dict[str, Any] = json.loads(_published(f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _published(file: str) -> Path:
+    """A file of the clone's `book/studies`, or of the copy in an installed package."""
     here = Path(__file__).parent
-    folders = here.parent / "book" / "results" / "studies", here / "studies"
-    for folder in folders:
-        if (folder / f"{name}.csv").is_file():
-            return pd.read_csv(folder / f"{name}.csv")
-    known = sorted(path.stem for folder in folders for path in folder.glob("*.csv"))
-    raise ValueError(f"no table {name!r}; known: {', '.join(known)}")
+    folders = here.parent / "book" / "studies", here / "studies"
+    found = [folder / file for folder in folders if (folder / file).is_file()]
+    if not found:
+        known = sorted({path.name for folder in folders for path in folder.glob("*")})
+        raise ValueError(f"no {file!r} among the studies; known: {', '.join(known)}")
+    return found[0]
 
 
 def write(tables: Mapping[str, pd.DataFrame], name: str, folder: Path) -> list[Path]:

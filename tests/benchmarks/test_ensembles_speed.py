@@ -51,7 +51,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 LOOPED = 2
 """Networks that the loop of modules trains: it takes a second or more for each."""
 
-RESULT = Path(__file__).parents[2] / "book" / "results" / "studies" / "benchmarks.json"
+RESULT = Path(__file__).parents[2] / "book" / "studies" / "benchmarks.json"
 
 Peer = Callable[[int, int], np.ndarray]
 """From a number of networks and of steps to the final loss of each network."""
