@@ -342,12 +342,12 @@ STUDIES: dict[str, Study] = {
     ),
     "parity": Study(
         _parity,
-        _grid(bits=[2, 3, 4, 5, 6], width=[1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32], runs=[400]),
+        _grid(bits=[2, 3, 4, 5, 6], width=[1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24], runs=[200]),
         ["bits", "width", "restarts"],
     ),
     "tasks": Study(
         _tasks,
-        _grid(inputs=ncnet.INPUTS, width=[2, 3, 4], half=[0, 1], runs=[400]),
+        _grid(inputs=ncnet.INPUTS, width=[2, 3, 4], half=[0, 1], runs=[120]),
         ["inputs", "width", "restarts", "half", "a1", "a2", "b1", "b2", "minus"],
         _search,
     ),
