@@ -20,7 +20,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from ncutil.press import ledger
+from ncutil.press import ledger, speed
 from ncutil.press.project import TEXT_FORMAT, Chapter, PressError, Project, read_yaml
 from ncutil.press.run import Plan, read_record
 from ncutil.records import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
@@ -53,7 +53,12 @@ def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, l
         (site / "notebooks").mkdir(exist_ok=True)
         nbformat.write(page, site / "notebooks" / f"{name}.ipynb")
     rows = ledger.entries(project, records, sections)
-    generated = {"claims": ledger.page(rows), "crosswalk": ledger.crosswalk(rows), "verdicts": ledger.summary(rows)}
+    generated = {
+        "claims": ledger.page(rows),
+        "crosswalk": ledger.crosswalk(rows),
+        "verdicts": ledger.summary(rows),
+        "benchmarks": speed.page(project),
+    }
     _copy_prose(project, site, generated)
     _write_config(project, site)
 
