@@ -310,10 +310,8 @@ def _search(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
     )
     columns = ["quadruples", "surely_above", "null_above", "ever_contextual"]
     counts = counted.groupby(setting, as_index=False)[columns].sum()
-    highest = whole.groupby(["a1", "a2", "b1", "b2", *setting], as_index=False)[["s", "contextual"]].max()
-    by_side = highest.groupby(["a1", "a2", *setting], as_index=False)[["s", "contextual"]].max()
-    return {"pairs": pairs, "best": pd.concat(chosen).drop(columns=["half", "half_fresh"]), "counts": counts,
-            "sides": by_side}  # fmt: skip
+    best = pd.concat(chosen).drop(columns=["half", "half_fresh"])
+    return {"pairs": pairs, "best": best, "counts": counts}
 
 
 def _grid(**values: Sequence[Any]) -> list[Block]:

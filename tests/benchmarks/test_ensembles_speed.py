@@ -323,7 +323,7 @@ def main() -> None:
     root = Path(__file__).parents[2]
     started = datetime.now(UTC).isoformat(timespec="seconds")
     context = {**press.commit(root), "versions": press.versions()}
-    results = [compare(name) for name in SHAPES]
+    results = [compare(name, rounds=3) for name in SHAPES]
     for result in results:
         print(told(result))
     for package in ("jax", "jaxlib", "torch"):
