@@ -87,11 +87,8 @@ def run(
 
 
 def add(tables: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
-    """The sum of tables over everything that is no key, in the order of the keys; one table at a time in memory."""
-    total = pd.DataFrame()
-    for part in tables:
-        total = pd.concat([total, part]).groupby(list(keys), as_index=False, sort=True).sum()
-    return total
+    """The sum of tables over everything that is no key, in the order of the keys."""
+    return pd.concat(tables).groupby(list(keys), as_index=False, sort=True).sum()
 
 
 def table(name: str) -> pd.DataFrame:
