@@ -162,7 +162,7 @@ def train(
     setup = _setup(inputs, targets, width, seeds, steps, rate, optimizer, weights, input_mask, head_mask, record, dtype)
     members, (patterns, heads) = len(setup.seeds), setup.targets.shape[-2:]
     goals = np.broadcast_to(setup.targets, (members, patterns, heads))
-    run, together = _compiled(setup.inputs.shape[1], width, heads, optimizer == "adam", dtype)
+    run, together = _compiled(setup.inputs.shape[1], int(width), heads, optimizer == "adam", dtype)
     # Patterns come in groups: what fills up the last one has no share in the loss.
     extra = -patterns % together
     bits = np.pad(setup.inputs, ((0, extra), (0, 0))).astype(dtype)

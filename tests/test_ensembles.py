@@ -147,6 +147,12 @@ def test_another_process_gives_the_same_bits():
     assert there.strip() == here.hidden.tobytes().hex()
 
 
+def test_a_width_out_of_a_table_is_a_width():
+    options = {"steps": 2, "rate": 0.1}
+    plain, numpys = (ensembles.train(BITS, XOR_A[:, None], n, [4], **options) for n in (3, np.int64(3)))
+    np.testing.assert_array_equal(plain.logits, numpys.logits)
+
+
 def test_both_paths_start_from_the_same_documented_weights():
     result = ensembles.train(BITS, TASKS["XOR, XOR"], 3, [7], steps=0, rate=1.0, dtype="float64")
     drawn = np.random.default_rng(7).standard_normal(3 * 4 + 2 * 3)
