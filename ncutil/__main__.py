@@ -1,13 +1,16 @@
-"""The command line: `ncutil run`, `build`, `claims`, `compare`, `class`."""
+"""The command line: `ncutil run`, `build`, `claims`, `compare`, `sweep`, `class`."""
 
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from tqdm import tqdm
 
 from ncutil.press import compare as comparing
 from ncutil.press import ledger, render, stage
@@ -145,6 +148,51 @@ def compare(first: Path | None, second: Path | None, accept: bool) -> None:
     if apart:
         click.echo(f"\n{apart} do not agree (marked !)")
         sys.exit(1)
+
+
+@main.command(epilog="Example: ncutil sweep distribution")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Blocks at once.")
+@click.option("--cluster", metavar="ADDRESS", help="Address of a Dask scheduler to do the blocks instead.")
+def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
+    """Make the tables of long studies again (writes book/studies).
+
+    Finished blocks are kept in _build/sweeps: a sweep that was stopped goes on where it was.
+    """
+    from ncutil import sweeps  # brings in the science, which the other commands do without
+
+    project = Project.find()
+    unknown = [name for name in names if name not in sweeps.STUDIES]
+    if unknown:
+        raise PressError(f"unknown study {unknown[0]!r}; known: {', '.join(sweeps.STUDIES)}")
+    place = running.commit(project.root)
+    with running.only_one(project), sweeps.workers(jobs, cluster) as pool:
+        for name in names:
+            started, clock = datetime.now(UTC), time.monotonic()
+            with tqdm(desc=name, unit="block", mininterval=1) as bar:
+
+                def tell(done: int, of: int, bar: Any = bar) -> None:
+                    bar.total, bar.n = of, done
+                    bar.refresh()
+
+                try:
+                    tables = sweeps.run(sweeps.STUDIES[name], project.build / "sweeps" / name, pool, tell)
+                except ValueError as error:
+                    raise PressError(str(error)) from None
+            record = {
+                "study": name,
+                "command": f"ncutil sweep {name}",
+                "seed": sweeps.SEED,
+                "blocks": [dict(block) for block in sweeps.STUDIES[name].blocks],
+                **place,
+                "versions": running.versions(),
+                "processor": running.processor(),
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 1),
+            }
+            for path in sweeps.write(tables, name, project.studies):
+                click.echo(f"wrote {path.relative_to(project.root)}")
+            running.write_json(project.studies / f"{name}.json", record)
 
 
 main.add_command(classroom)

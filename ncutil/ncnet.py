@@ -199,13 +199,15 @@ def train(
     sharing: str = "full",
     seen: int | None = None,
     alike: int = 1,
+    first: int = 0,
     record: Sequence[int] | None = None,
     trainer: Callable[..., ensembles.Ensemble] = ensembles.train,
 ) -> Trained:
     """Train the four contexts of many runs; parameters as in `experiment`.
 
-    Run r starts from seed 2**32 * seed + r in all four contexts. With `seen`, every group of `alike` runs draws its own
-    patterns to train on. `trainer` may be `ensembles.train_reference` with options of its own.
+    Run r starts from seed 2**32 * seed + r in all four contexts; `first` is the number of the first run. With `seen`,
+    every group of `alike` runs draws its own patterns to train on. `trainer` may be `ensembles.train_reference` with
+    options of its own.
     """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must lie in 0..2**31 - 1; got {seed}")
@@ -214,7 +216,7 @@ def train(
     if seen is not None:
         if not 1 <= seen <= len(x):
             raise ValueError(f"seen must be 1 to {len(x)} patterns; got {seen}")
-        rng = np.random.default_rng([seed, seen])
+        rng = np.random.default_rng([seed, seen, first] if first else [seed, seen])
         drawn = rng.permuted(np.tile(np.arange(len(x)) < seen, (-(-runs // alike), 1)), axis=1)
         shown = np.repeat(drawn, alike, axis=0)[:runs]
     options: dict[str, Any] = {"steps": steps, "rate": rate, "record": record, **wiring(width, sharing, bits, inputs)}
@@ -222,7 +224,7 @@ def train(
         options["weights"] = np.tile(shown, (4, 1))
     # The four contexts of all runs are one ensemble, context by context.
     every = np.repeat(targets.reshape(4, *targets.shape[2:]), runs, axis=0)
-    trained = trainer(x, every, seeds=np.tile(2**32 * seed + np.arange(runs), 4), **options)
+    trained = trainer(x, every, seeds=np.tile(2**32 * seed + first + np.arange(runs), 4), **options)
     # (records, 4 runs, ...) to (2, 2, records, runs, ...)
     logits, losses = (
         np.moveaxis(array.reshape(len(array), 2, 2, runs, *array.shape[2:]), 0, 2)

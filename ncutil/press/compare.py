@@ -48,7 +48,7 @@ def read_results(folder: Path) -> dict[str, Result]:
     if not folder.is_dir():
         raise PressError(f"no such folder of runs or results: {folder}")
     results: dict[str, Result] = {}
-    for path in sorted(folder.glob("[0-9][0-9]-*")):
+    for path in sorted(folder.glob("[0-9][0-9]*-*")):
         if path.is_dir():
             found = read_record(path)
             if found is None:

@@ -153,10 +153,14 @@ class Project:
     def results(self) -> Path:
         return self.root / "book" / "results"
 
+    @property
+    def studies(self) -> Path:
+        return self.root / "book" / "studies"
+
     @cached_property
     def chapters(self) -> dict[str, Chapter]:
         """Every chapter of `notebooks/` by name, in order."""
-        return {path.stem: read_chapter(path) for path in sorted(self.notebooks.glob("[0-9][0-9]-*.md"))}
+        return {path.stem: read_chapter(path) for path in sorted(self.notebooks.glob("[0-9][0-9]*-*.md"))}
 
     @cached_property
     def pages(self) -> list[str]:
@@ -200,11 +204,11 @@ class Project:
         return {BOOK: {}, **{name: overrides or {} for name, overrides in profiles.items()}}
 
     def select(self, names: Iterable[str]) -> list[Chapter]:
-        """Chapters by name, file or leading number ("2", "02-ncnet", "notebooks/02-ncnet.md"); all if none is given."""
+        """Chapters by name, file or number ("2", "2b", "02-ncnet", "notebooks/02-ncnet.md"); all if none is given."""
         wanted = []
         for name in names:
             stem = Path(name).stem
-            found = [c for c in self.chapters if c == stem or (stem.isdigit() and int(c[:2]) == int(stem))]
+            found = [c for c in self.chapters if c == stem or c.split("-")[0].lstrip("0") == stem.lstrip("0")]
             if not found:
                 raise PressError(f"unknown chapter {name!r}; known: {', '.join(self.chapters)}")
             wanted.append(self.chapters[found[0]])

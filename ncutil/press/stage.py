@@ -20,7 +20,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from ncutil.press import ledger
+from ncutil.press import ledger, speed
 from ncutil.press.classroom import problems
 from ncutil.press.project import TEXT_FORMAT, Chapter, PressError, Project, read_yaml
 from ncutil.press.run import Plan, read_record
@@ -59,6 +59,7 @@ def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, l
         "crosswalk": ledger.crosswalk(rows),
         "verdicts": ledger.summary(rows),
         "sets": problems.overview(project),
+        "benchmarks": speed.page(project),
     }
     _copy_prose(project, site, generated)
     _write_config(project, site)

@@ -1,0 +1,61 @@
+"""The page of benchmarks, made from the record that the benchmark wrote (`book/studies/benchmarks.json`)."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ncutil.press.project import Project
+
+NONE = "No benchmark is recorded: `python tests/benchmarks/test_ensembles_speed.py` writes one."
+
+
+def page(project: Project) -> str:
+    """A table for each shape, all peers in it, and the record of the run."""
+    path = project.studies / "benchmarks.json"
+    if not path.is_file():
+        return NONE
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return "\n\n".join([*(_shape(shape) for shape in record["shapes"]), _made(record)])
+
+
+def _shape(shape: Mapping[str, Any]) -> str:
+    patterns, bits = shape["inputs"]
+    heads = "one head" if shape["heads"] == 1 else f"{shape['heads']} heads"
+    optimizer = {"adam": "Adam", "sgd": "SGD"}[shape["optimizer"]]
+    lines = [
+        f"## Shape {shape['shape']}",
+        f"{shape['networks']:,} networks, {patterns} inputs of {bits} bits, {shape['width']} hidden units, {heads}, "
+        f"{optimizer}, {shape['steps']:,} steps.",
+        "| | networks a second | the kernel is faster |",
+        "|---|---:|---:|",
+    ]
+    speeds, ratios = shape["networks per second"], shape["times slower than ensembles.train"]
+    for label in sorted(speeds, key=speeds.__getitem__, reverse=True):
+        ratio = "" if label == "ensembles.train" else f"{_digits(ratios[label])} times"
+        lines.append(f"| {label} | {_digits(speeds[label])} | {ratio} |")
+    table = "\n".join(lines[2:])
+    done, top = shape["multiply-adds per second"] / 1e9, shape["peak multiply-adds per second"] / 1e9
+    share = (
+        f"The kernel does {done:.1f} billion multiply-adds a second, {_digits(100 * done / top)} % of the {top:.0f} "
+        "billion that the same cores reach when they do nothing else. Counted are the products of the two layers, "
+        "forward and backward; the logistic function and the optimiser come on top."
+    )
+    return "\n\n".join([*lines[:2], table, share])
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    modified = ", modified" if record["modified"] else ""
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "llvmlite", "torch", "jax"))
+    return (
+        f"Made {record['started'][:10]} by `{record['command']}` at commit `{record['commit'][:10]}`{modified}, on "
+        f"{record['cores']} cores ({record['processor']}), with {versions}."
+    )
+
+
+def _digits(number: float) -> str:
+    """Three digits that count: no more are measured.
+
+    >>> _digits(20214.3), _digits(2.718), _digits(31.4)
+    ('20,200', '2.72', '31.4')
+    """
+    return f"{float(f'{number:.3g}'):,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"

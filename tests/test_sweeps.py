@@ -1,0 +1,226 @@
+"""Long studies: what is finished is kept, blocks add up, and the committed tables are those of the studies."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ncutil import chsh, ensembles, ncnet, sweeps
+from ncutil.__main__ import main
+from ncutil.press.project import Project
+
+BLOCKS = [{"part": part} for part in range(5)]
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+def test_a_study_that_broke_off_does_only_the_rest(tmp_path, pool):
+    done, broken = [], {3}
+
+    def measure(part):
+        if part in broken:
+            raise RuntimeError("out of power")
+        done.append(part)
+        return pd.DataFrame({"kind": ["even", "odd"], "runs": [part, 1]})
+
+    study = sweeps.Study(measure, BLOCKS, ["kind"])
+    with pytest.raises(RuntimeError, match="out of power"):
+        sweeps.run(study, tmp_path, pool)
+    assert done[:3] == [0, 1, 2]
+    assert all((tmp_path / f"part={k}.csv.gz").exists() for k in done)
+    (tmp_path / "part=3.csv.gz.part").write_bytes(b"half a block")
+    broken.clear()
+    seen = []
+    tables = sweeps.run(study, tmp_path, pool, lambda *progress: seen.append(progress))
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert tables[""].to_dict("records") == [{"kind": "even", "runs": 10}, {"kind": "odd", "runs": 5}]
+    assert seen[-1] == (5, 5)
+    assert seen[0][0] >= 3
+    sweeps.run(sweeps.Study(None, BLOCKS, ["kind"]), tmp_path, pool)
+
+
+def test_a_killed_process_loses_at_most_the_blocks_in_hand(tmp_path):
+    code = """
+import os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import pandas as pd
+from ncutil import sweeps
+
+def measure(part):
+    while part and not (Path(sys.argv[1]) / f"part={part - 1}.csv.gz").exists():
+        time.sleep(0.01)
+    if part == 3 and len(sys.argv) > 2:
+        os._exit(9)
+    return pd.DataFrame({"all": [0], "runs": [part]})
+
+study = sweeps.Study(measure, [{"part": part} for part in range(5)], ["all"])
+with ThreadPoolExecutor(1) as pool:
+    print(sweeps.run(study, Path(sys.argv[1]), pool)[""].runs.sum())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run([*command, "kill"], check=False).returncode == 9
+    kept = {path.name for path in tmp_path.glob("*.csv.gz")}
+    assert kept == {f"part={k}.csv.gz" for k in range(3)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "10"
+
+
+def test_blocks_of_another_version_are_not_added(tmp_path, pool):
+    (tmp_path / "part=77.csv.gz").touch()
+    with pytest.raises(ValueError, match=r"another version of this study, such as part=77.csv.gz: remove it"):
+        sweeps.run(sweeps.Study(None, BLOCKS, ["kind"]), tmp_path, pool)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(-5, 5)), max_size=6), min_size=1, max_size=4))
+def test_adding_up_is_a_grouped_sum(parts):
+    tables = [pd.DataFrame(part, columns=["key", "runs"]) for part in parts]
+    total = sweeps.add(tables, ["key"])
+    expected = pd.concat(tables).groupby("key").runs.sum()
+    assert dict(zip(total.key, total.runs, strict=True)) == expected.to_dict()
+
+
+def test_means_are_those_of_the_runs():
+    frame = ncnet.per_run(ncnet.experiment([3], 50, seed=1, steps=300)).assign(width=3)
+    frame = frame.assign(restarts=1)
+    row = sweeps.means(sweeps.reduced(frame, ["width", "restarts"])).iloc[0]
+    error = frame.s.std(ddof=1) / np.sqrt(50)
+    assert row.runs == 50
+    np.testing.assert_allclose(
+        [row.s, row.low, row.high, row.s0, row.delta],
+        [frame.s.mean(), *(frame.s.mean() + 1.96 * np.array([-1, 1]) * error), frame.s0.mean(), frame.delta.mean()],
+    )
+    assert row.above == (frame.s > 2).mean()
+    assert row.contextual == (frame.measure > 0).mean()
+
+
+def test_blocks_of_runs_are_the_runs_of_one_ensemble():
+    keys = sweeps.STUDIES["distribution"].keys
+    parts = [sweeps._distribution(3, first, 40) for first in (0, 40)]
+    pd.testing.assert_frame_equal(sweeps.add(parts, keys), sweeps.add([sweeps._distribution(3, 0, 80)], keys))
+    table = parts[0][parts[0].restarts == 1]
+    runs = ncnet.per_run(ncnet.experiment([3], 40, seed=sweeps.SEED))
+    assert table.runs.sum() == 40
+    np.testing.assert_allclose((table.s * table.runs).sum(), runs.s.sum())
+    np.testing.assert_allclose(table.s0.sum(), runs.s0.sum())
+
+
+def test_quadruples_are_composed_of_their_contexts():
+    rng = np.random.default_rng(0)
+    a, b = rng.choice([-1.0, 1.0], (2, 3, 16, 16, 8))
+    moments = (a * b).mean(-1), a.mean(-1), b.mean(-1)
+    table = sweeps._quadruples(*moments).set_index(["a1", "a2", "b1", "b2", "minus"])
+    for a1, a2, b1, b2, minus in ((0, 1, 2, 3, 3), (4, 15, 0, 9, 0), (6, 9, 3, 6, 2)):
+        here = np.ix_(range(3), [a1, a2], [b1, b2])
+        c, mean_a, mean_b = (moment[here] for moment in moments)
+        signs = np.where(np.arange(4).reshape(2, 2) == minus, -1, 1)
+        bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
+        row = table.loc[(a1, a2, b1, b2, minus)]
+        s = (signs * c).sum((1, 2))
+        expected = [3, s.sum(), (s**2).sum(), (signs * mean_a * mean_b).sum(), bell.delta.sum(), (s > 2).sum()]
+        np.testing.assert_allclose(row[["runs", "s", "s_squared", "s0", "delta", "above"]], expected)
+        np.testing.assert_allclose(row.contextual, (bell.measure > 0).sum())
+        np.testing.assert_allclose(row.measure, bell.measure.clip(min=0).sum())
+    assert len(table) == 120 * 120 * 4 + 256
+
+
+@pytest.mark.parametrize("inputs", ncnet.INPUTS)
+def test_a_quadruple_of_the_search_is_the_experiment_of_chapter_2(inputs):
+    table = sweeps._tasks(inputs, 2, 0, runs=4, restarts=2, piece=2)
+    alike = ncnet.train(2, 8, seed=sweeps.SEED, inputs=inputs)
+    first, xor = sweeps.NAMES.index("a"), sweeps.NAMES.index("xor")
+    for restarts, runs in ((1, ncnet.per_run(alike.frame()).iloc[::2]), (2, ncnet.per_run(alike.best_of(2).frame()))):
+        here = table[(table.restarts == restarts) & (table.a1 == first) & (table.a2 == xor)]
+        row = here[(here.b1 == first) & (here.b2 == xor) & (here.minus == 3)].iloc[0]
+        np.testing.assert_allclose([row.s, row.s0, row.delta], runs[["s", "s0", "delta"]].sum())
+
+
+def test_functions_have_their_names():
+    bits = ncnet.corners(2)
+    for name, task in (("xor", "xor"), ("nand", "nand"), ("a", "first"), ("or", "or"), ("nor", "nor")):
+        np.testing.assert_array_equal(sweeps.FUNCTIONS[sweeps.NAMES.index(name)], ncnet.truth_table(task))
+    np.testing.assert_array_equal(sweeps.FUNCTIONS[sweeps.NAMES.index("b or not a")], bits[:, 1] | (1 - bits[:, 0]))
+    np.testing.assert_array_equal(sweeps.FUNCTIONS[sweeps.NAMES.index("a and not b")], bits[:, 0] & (1 - bits[:, 1]))
+    assert len(set(map(tuple, sweeps.FUNCTIONS))) == len(set(sweeps.NAMES)) == 16
+
+
+@pytest.mark.parametrize("name", sweeps.STUDIES)
+def test_committed_tables_are_those_of_the_study(name):
+    record = sweeps.record(name)
+    assert record["blocks"] == [dict(block) for block in sweeps.STUDIES[name].blocks]
+    assert record["seed"] == sweeps.SEED
+    assert record["commit"]
+    assert not record["modified"]
+    table = sweeps.table("tasks-pairs" if name == "tasks" else name)
+    assert table.runs.min() >= 1
+
+
+def test_the_committed_distribution_holds_every_run():
+    table = sweeps.table("distribution")
+    runs = table.groupby(["width", "restarts"]).runs.sum()
+    assert runs[3, 1] == 100_000
+    assert runs[3, 4] == 25_000
+    assert (runs.xs(1, level="restarts").drop(3) == 10_000).all()
+
+
+def test_the_search_is_over_all_quadruples_and_its_winners_are_the_first():
+    best, counts = sweeps.table("tasks-best"), sweeps.table("tasks-counts")
+    assert (counts.quadruples == 120 * 120 * 4).all()
+    assert (counts.null_above <= counts.surely_above).all()
+    for (chosen_by, *_), group in best.groupby(["chosen_by", "inputs", "width", "restarts"]):
+        assert group["rank"].tolist() == list(range(1, 11))
+        assert group[chosen_by].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sweeps.table("nothing"), "no 'nothing.csv' among the studies; known: .*distribution.csv"),
+        (lambda: sweeps.record("nothing"), "no 'nothing.json' among the studies"),
+    ],
+)
+def test_unknown_tables_get_one_clear_line(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def _tiny(part):
+    ensembles.train(np.eye(2), np.eye(2), 1, [part], steps=1, rate=0.1)
+    return pd.DataFrame({"all": [0], "threads": [ensembles.THREADS], "runs": [part]})
+
+
+def test_the_command_writes_tables_and_their_record(tmp_path, monkeypatch):
+    project = Project(tmp_path)
+    project.build.mkdir()
+    monkeypatch.setattr(Project, "find", lambda: project)
+    monkeypatch.setattr(sweeps, "STUDIES", {"tiny": sweeps.Study(_tiny, BLOCKS, ["all"], lambda t: {"": t, "more": t})})
+    done = CliRunner().invoke(main, ["sweep", "tiny", "--jobs", "2"])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(project.studies / "tiny.csv")
+    assert table.to_dict("records") == [{"all": 0, "threads": 5, "runs": 10}]
+    assert (project.studies / "tiny-more.csv").is_file()
+    assert '"command": "ncutil sweep tiny"' in (project.studies / "tiny.json").read_text()
+    wrong = CliRunner().invoke(main, ["sweep", "tinny"])
+    assert wrong.exit_code == 1
+    assert "unknown study 'tinny'; known: tiny" in wrong.output
+
+
+def test_a_dask_cluster_does_the_blocks(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**options) as cluster,
+        sweeps.workers(1, cluster.scheduler_address) as pool,
+    ):
+        tables = sweeps.run(sweeps.Study(_tiny, BLOCKS[:2], ["all"]), tmp_path, pool)
+    assert tables[""].runs.tolist() == [1]
