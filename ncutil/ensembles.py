@@ -10,11 +10,15 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
+from hashlib import sha256
+from pathlib import Path
+from threading import get_ident
 from typing import Any, cast
 
+import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
@@ -329,8 +333,8 @@ def _draw(hidden: tuple[int, int], head: tuple[int, int], seeds: bytes) -> tuple
 
 
 # The kernel. Members lie side by side, LANES to a vector register, and a program for one vector of members is written
-# out for the shape of the network: every unit and link in line, loops over steps, patterns and vectors only. LLVM,
-# numba's compiler, turns it into machine code for the processor at hand in a tenth of a second. All steps of a vector
+# out for the shape of the network: every unit and link in line, loops over steps, patterns and vectors only. LLVM turns
+# it into machine code for the processor at hand, in a fraction of a second and once a machine. All steps of a vector
 # are done before the next begins, so that its weights stay in the first cache; no sum runs across lanes, so no member
 # can feel another; the only liberty the compiler has is to contract products and sums into multiply-adds.
 
@@ -544,19 +548,36 @@ _ENGINES: list[Any] = []
 
 @cache
 def _compiled(bits: int, width: int, heads: int, adam: bool, dtype: str) -> tuple[Kernel, int]:
-    """The kernel for a shape, and how many patterns it takes at once."""
+    """The kernel for a shape, and how many patterns it takes at once. Machine code is kept beside Python's own."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    program = _Program(bits, width, heads, dtype == "float64")
-    _write(program, adam)
-    module = llvm.parse_assembly(str(program.module))
     processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(*processor, opt=2, jit=True)
-    engine = llvm.create_mcjit_compiler(module, machine)
+    program = _Program(bits, width, heads, dtype == "float64")
+    source = Path(__file__)
+    made_of = (source.read_bytes(), llvmlite.__version__, processor, bits, width, heads, adam, dtype)
+    kept = source.parent / "__pycache__" / f"ensembles-{sha256(repr(made_of).encode()).hexdigest()[:24]}.o"
+    try:
+        code = kept.read_bytes()
+    except OSError:
+        _write(program, adam)
+        code = machine.emit_object(llvm.parse_assembly(str(program.module)))
+        _keep(code, kept)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 9, *[ctypes.c_int64] * 4)(engine.get_function_address("run"))
     _ENGINES.append(engine)
     return call, program.together
+
+
+def _keep(code: bytes, place: Path) -> None:
+    """Write a file so that no other process finds half of it; where nothing may be written, the next one compiles."""
+    with suppress(OSError):
+        place.parent.mkdir(exist_ok=True)
+        partial = place.with_suffix(f".{os.getpid()}-{get_ident()}")
+        partial.write_bytes(code)
+        partial.replace(place)
 
 
 def _rates(steps: int, rate: float, optimizer: str) -> Array:

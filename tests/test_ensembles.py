@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -373,3 +374,31 @@ def test_bad_input_gets_one_clear_line(path, wrong, message):
 def test_importing_does_not_bring_torch():
     code = "import sys, ncutil.ensembles; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_machine_code_is_kept_for_the_next_process(tmp_path, monkeypatch):
+    source = tmp_path / "ensembles.py"
+    source.write_bytes(Path(ensembles.__file__).read_bytes())
+    monkeypatch.setattr(ensembles, "__file__", str(source))
+
+    def trained():
+        ensembles._compiled.cache_clear()  # as a process that has just started
+        return ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(20), steps=50, rate=0.05).logits
+
+    first = trained()
+    (kept,) = (tmp_path / "__pycache__").iterdir()
+    monkeypatch.setattr(ensembles, "_write", None)  # compiling again would fail
+    np.testing.assert_array_equal(trained(), first)
+    kept.unlink()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(trained(), first)
+
+
+def test_a_place_that_takes_no_files_costs_only_time(tmp_path, monkeypatch):
+    source = tmp_path / "ensembles.py"
+    source.write_text("another version")
+    (tmp_path / "__pycache__").write_text("no folder")
+    monkeypatch.setattr(ensembles, "__file__", str(source))
+    ensembles._compiled.cache_clear()
+    assert ensembles.train(BITS, TASKS["XOR, XOR"], 3, [0], steps=1, rate=0.05).logits.shape == (1, 1, 16, 2)
+    ensembles._compiled.cache_clear()
