@@ -115,8 +115,8 @@ def agree(given: Any, expected: Any, within: float) -> bool:
 
     A list of numbers serves as an array, an array of one number as the number; shapes have to be the same otherwise.
 
-    >>> agree([1, 2.00001], np.array([1, 2]), 1e-4), agree(1, True, 1e-4)
-    (True, False)
+    >>> agree([1, 2.00001], np.array([1, 2]), 1e-4), agree(1, True, 1e-4), agree([[1], [2, 3]], [[1], [2, 3]], 1e-4)
+    (True, False, True)
     """
     if expected is None or isinstance(expected, (bool, str)):
         return type(given) is type(expected) and given == expected
@@ -144,7 +144,8 @@ def agree(given: Any, expected: Any, within: float) -> bool:
 
 def _numeric(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return bool(value) and all(_numeric(item) for item in value)
+        # Rows of several lengths are no array; they are compared one by one.
+        return all(_numeric(item) for item in value) and len({np.shape(item) for item in value}) == 1
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "biuf"
     return isinstance(value, Real) and not isinstance(value, bool)
