@@ -45,7 +45,8 @@ def _shape(shape: Mapping[str, Any]) -> str:
 
 def _made(record: Mapping[str, Any]) -> str:
     modified = ", modified" if record["modified"] else ""
-    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "llvmlite", "torch", "jax"))
+    found = record["versions"]
+    versions = ", ".join(f"{name} {found[name]}" for name in ("python", "llvmlite", "torch", "jax") if name in found)
     return (
         f"Made {record['started'][:10]} by `{record['command']}` at commit `{record['commit'][:10]}`{modified}, on "
         f"{record['cores']} cores ({record['processor']}), with {versions}."

@@ -326,7 +326,7 @@ def main() -> None:
     results = [compare(name, rounds=3) for name in SHAPES]
     for result in results:
         print(told(result))
-    for package in ("jax", "jaxlib", "torch"):
+    for package in ("jax", "jaxlib", "llvmlite", "torch"):
         context["versions"][package] = metadata.version(package)
     record = {
         "study": "benchmarks",
