@@ -30,6 +30,18 @@ def mend_page(app, pagename, templatename, context, doctree):
         body = re.sub(pattern, "", context["body"], flags=re.DOTALL)
         # A list may only hold list items; the entries of a bibliography have a role of their own.
         context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    if "generate_toctree_html" in context:
+        context["generate_toctree_html"] = named(context["generate_toctree_html"])
+
+
+def named(toctree):
+    """The switches that fold a chapter's pages away in the contents get a name for those who don't see them."""
+
+    def written(*words, **options):
+        found = toctree(*words, **options)
+        return str(found).replace("<summary>", '<summary aria-label="Pages of this chapter">') if found else found
+
+    return written
 
 
 def mend_singlehtml(app):

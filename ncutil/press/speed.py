@@ -26,7 +26,7 @@ def _shape(shape: Mapping[str, Any]) -> str:
         f"## Shape {shape['shape']}",
         f"{shape['networks']:,} networks, {patterns} inputs of {bits} bits, {shape['width']} hidden units, {heads}, "
         f"{optimizer}, {shape['steps']:,} steps.",
-        "| | networks a second | the kernel is faster |",
+        "| peer | networks a second | the kernel is faster |",
         "|---|---:|---:|",
     ]
     speeds, ratios = shape["networks per second"], shape["times slower than ensembles.train"]
