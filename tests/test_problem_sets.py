@@ -55,7 +55,8 @@ def test_set_has_its_parts(name: str) -> None:
 
 
 def test_hints_point_to_sections_that_exist(name: str) -> None:
-    chapters = {str(int(c[:2])): "\n".join(x.source for x in v.notebook.cells) for c, v in PROJECT.chapters.items()}
+    found_in = {name: chapter for name, chapter in PROJECT.chapters.items() if name[2] == "-"}
+    chapters = {str(int(c[:2])): "\n".join(x.source for x in v.notebook.cells) for c, v in found_in.items()}
     text = "\n".join(cell.source for cell in problem_set(name).source.cells)
     pointers = re.findall(r"where to read</summary>\s+Chapter (\d), sections? (.+?)\n\n", text, re.DOTALL)
     assert len(pointers) >= 4
