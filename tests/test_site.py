@@ -94,10 +94,10 @@ def test_page_is_accessible(browser: Browser, site_url: str, name: str, scheme: 
     page = seen.open(name)
     page.evaluate("for (const closed of document.querySelectorAll('details')) closed.open = true")
     page.add_script_tag(path=AXE)
-    # Colours do not depend on the width, and looking at every token of code is most of the work.
-    colours = "true" if width == 1200 else "false"
-    rules = f"{{'color-contrast': {{enabled: {colours}}}}}"
-    found = page.evaluate(f"axe.run({{preload: false, resultTypes: ['violations'], rules: {rules}}})")
+    if name != CHAPTERS[0]:
+        # Tokens of code are thousands a page and coloured alike everywhere: one chapter's are looked at.
+        page.evaluate("for (const code of document.querySelectorAll('pre')) code.textContent = code.textContent")
+    found = page.evaluate("axe.run({preload: false, resultTypes: ['violations']})")
     seen.context.close()
     grave = [
         f"{fault['id']}: {node['html'][:200]}"
