@@ -1,9 +1,9 @@
 """The command line: `ncutil run`, `build`, `claims`, `compare`, `sweep`, `class`."""
 
 import os
+import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,7 +157,8 @@ def compare(first: Path | None, second: Path | None, accept: bool) -> None:
 def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
     """Make the tables of long studies again (writes book/studies).
 
-    Finished blocks are kept in _build/sweeps: a sweep that was stopped goes on where it was.
+    Finished blocks are kept in _build/sweeps until the tables are written: a sweep that was stopped goes on where it
+    was, unless the code or the seed behind its numbers has changed since.
     """
     from ncutil import sweeps  # brings in the science, which the other commands do without
 
@@ -165,10 +166,11 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
     unknown = [name for name in names if name not in sweeps.STUDIES]
     if unknown:
         raise PressError(f"unknown study {unknown[0]!r}; known: {', '.join(sweeps.STUDIES)}")
-    place = running.commit(project.root)
+    place, version = running.commit(project.root), sweeps.version()
     with running.only_one(project), sweeps.workers(jobs, cluster) as pool:
         for name in names:
-            started, clock = datetime.now(UTC), time.monotonic()
+            started = datetime.now(UTC)
+            folder = project.build / "sweeps" / f"{name}-{version}"
             with tqdm(desc=name, unit="block", mininterval=1) as bar:
 
                 def tell(done: int, of: int, bar: Any = bar) -> None:
@@ -176,7 +178,7 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
                     bar.refresh()
 
                 try:
-                    tables = sweeps.run(sweeps.STUDIES[name], project.build / "sweeps" / name, pool, tell)
+                    tables, seconds = sweeps.run(sweeps.STUDIES[name], folder, pool, tell)
                 except ValueError as error:
                     raise PressError(str(error)) from None
             record = {
@@ -188,11 +190,12 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
                 "versions": running.versions(),
                 "processor": running.processor(),
                 "started": started.isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - clock, 1),
+                "processor_seconds": round(seconds, 1),
             }
             for path in sweeps.write(tables, name, project.studies):
                 click.echo(f"wrote {path.relative_to(project.root)}")
             running.write_json(project.studies / f"{name}.json", record)
+            shutil.rmtree(folder)
 
 
 main.add_command(classroom)

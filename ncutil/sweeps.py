@@ -1,15 +1,20 @@
 """Studies too long for a chapter: cut into blocks, each kept when it is done, so that a killed study goes on.
 
 A block trains its networks, reduces them to sums by group and forgets them; what is kept are small tables, and their
-sum is the study's result. `ncutil sweep NAME` runs a study and writes its tables and the record of its run to
-`book/studies/`, where the chapter on phase diagrams reads them with `table` and `record`.
+sum is the study's result. So a million networks stream through in the memory of one block, however long the study.
+`ncutil sweep NAME` runs a study and writes its tables and the record of its run to `book/studies/`, where the chapter
+on phase diagrams reads them with `table` and `record`.
 """
 
 import json
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from hashlib import sha256
 from itertools import combinations, product
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,8 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import false_discovery_control, norm
 
-from ncutil import chsh, ensembles, ncnet
+from ncutil import chsh, ensembles, lanes, ncnet
 
 Array = NDArray[Any]
 Block = Mapping[str, Any]
@@ -27,9 +33,14 @@ Block = Mapping[str, Any]
 SEED = 2026
 """Of every study: other first weights than in the chapters."""
 
-SUMS = ("runs", "s", "s_squared", "s0", "delta", "above", "contextual", "measure")
-"""What a group of runs is reduced to: how many; sums of S, S^2, S0 and Delta; runs with S > 2, with a positive measure;
-sum of the positive measures."""
+SUMS = ("runs", "units", "s", "s_squared", "s0", "gap_squared", "delta", "above", "contextual", "measure")
+"""What a group of runs is reduced to: how many, and how many of them are independent; sums of S and S0; of the squares
+of S and of S - S0, each averaged over runs that are not independent; of Delta; runs with S > 2 and with a positive
+measure; sum of the positive measures."""
+
+
+IN_HAND = 64
+"""Blocks that are given out at once: results that wait to be written are no more than these."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +57,67 @@ class Study:
     finish: Callable[[pd.DataFrame], dict[str, pd.DataFrame]] = field(default=lambda total: {"": total})
 
 
+def version() -> str:
+    """A hash of all that a block's numbers depend on: the seed, and the sources that studies reach."""
+    reached = (sys.modules[__name__], chsh, ensembles, lanes, ncnet)
+    sources = [Path(str(module.__file__)).read_bytes() for module in reached]
+    return sha256(b"".join([str(SEED).encode(), *sources])).hexdigest()[:12]
+
+
 def run(
     study: Study,
     folder: Path,
     pool: Executor,
     tell: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, pd.DataFrame]:
+) -> tuple[dict[str, pd.DataFrame], float]:
     """Do the blocks of a study that are not yet in the folder, then add all of them up.
 
-    Every block becomes a file, under its own name only when it is whole. The folder belongs to one study and one
-    version of its blocks: ValueError if it holds a block that the study does not have.
+    Every block becomes a file, under its own name only when it is whole; one beside it says how long it took. The
+    folder belongs to one study and one `version`, and may go once the tables are kept.
+
+    Returns
+    -------
+    The study's tables by suffix, and the seconds of processor time of all blocks, those found in the folder included.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {folder / f"{_name(block)}.csv.gz": block for block in study.blocks}
-    strange = sorted(path.name for path in set(folder.glob("*.csv.gz")) - set(files))
-    if strange:
-        raise ValueError(f"{folder} holds blocks of another version of this study, such as {strange[0]}: remove it")
-    waiting = {pool.submit(study.measure, **block): path for path, block in files.items() if not path.exists()}
-    done = len(files) - len(waiting)
-    tell(done, len(files))
+    rest = [path for path in files if not path.exists()]
+    waiting: dict[Future[tuple[pd.DataFrame, float]], Path] = {}
     failed: BaseException | None = None
-    for future in as_completed(waiting):
-        if future.cancelled():
-            continue
-        if error := future.exception():
-            # What is already under way is still worth keeping.
-            failed = failed or error
-            for other in waiting:
-                other.cancel()
-            continue
-        path = waiting[future]
-        part = path.with_name(f"{path.name}.part")
-        future.result().to_csv(part, index=False, compression="gzip")
-        part.replace(path)
-        done += 1
-        tell(done, len(files))
+    tell(len(files) - len(rest), len(files))
+    while rest or waiting:
+        while rest and len(waiting) < IN_HAND:
+            path = rest.pop(0)
+            waiting[pool.submit(_timed, study.measure, files[path])] = path
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            path = waiting.pop(future)
+            if future.cancelled():
+                continue
+            if error := future.exception():
+                # What is already under way is still worth keeping.
+                failed, rest = failed or error, []
+                for other in waiting:
+                    other.cancel()
+                continue
+            content, seconds = future.result()
+            _seconds(path).write_text(f"{seconds:.3f}", encoding="utf-8")
+            part = path.with_name(f"{path.name}.part")
+            content.to_csv(part, index=False, compression="gzip")
+            part.replace(path)
+            tell(sum(map(Path.exists, files)), len(files))
     if failed:
         raise failed
-    return study.finish(add(map(pd.read_csv, files), study.keys))
+    total = reduce(lambda sums, more: add([sums, more], study.keys), map(pd.read_csv, files))
+    return study.finish(total), sum(float(_seconds(path).read_text(encoding="utf-8")) for path in files)
+
+
+def _seconds(path: Path) -> Path:
+    return path.with_name(path.name.replace(".csv.gz", ".seconds"))
+
+
+def _timed(measure: Callable[..., pd.DataFrame], block: Block) -> tuple[pd.DataFrame, float]:
+    clock = time.process_time()
+    return measure(**block), time.process_time() - clock
 
 
 def add(tables: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
@@ -120,7 +154,7 @@ def write(tables: Mapping[str, pd.DataFrame], name: str, folder: Path) -> list[P
     for suffix, content in tables.items():
         path = folder / f"{name}{'-' if suffix else ''}{suffix}.csv"
         part = path.with_name(f".{path.name}.part")
-        content.to_csv(part, index=False, float_format="%.6g")
+        content.to_csv(part, index=False, float_format="%.10g")
         part.replace(path)
         written.append(path)
     return written
@@ -149,11 +183,20 @@ def _name(block: Block) -> str:
     return "-".join(f"{key}={value}" for key, value in block.items())
 
 
-def reduced(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Runs, one a row as `ncnet.per_run` gives them, as the sums of `SUMS` by group."""
-    each = frame.assign(
+def reduced(frame: pd.DataFrame, keys: Sequence[str], alike: int = 1) -> pd.DataFrame:
+    """Runs, one a row as `ncnet.per_run` gives them, as the sums of `SUMS` by group.
+
+    `alike` runs, one after the other, have something in common that the next ones have not, such as the patterns that
+    they were trained on: they count as one unit when it comes to errors.
+    """
+    unit = [*keys, frame.run // alike]
+    each = frame.assign(gap=frame.s - frame.s0)
+    alone = each.groupby(unit)[["s", "gap"]].transform("mean")
+    each = each.assign(
         runs=1,
-        s_squared=frame.s**2,
+        units=1 / each.groupby(unit).s.transform("size"),
+        s_squared=alone.s**2,
+        gap_squared=alone.gap**2,
         above=frame.s > 2,
         contextual=frame.measure > 0,
         measure=frame.measure.clip(lower=0),
@@ -162,16 +205,38 @@ def reduced(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def means(sums: pd.DataFrame) -> pd.DataFrame:
-    """Sums turned into means and shares by run, `low` and `high` being the 95 % interval of the mean S.
+    """Sums turned into means and shares by run, with errors and 95 % intervals of two of them.
 
-    >>> means(pd.DataFrame({"runs": [4], "s": [8.0], "s_squared": [20.0], "above": [1]})).round(2).to_dict("records")
-    [{'runs': 4, 's': 2.0, 'above': 0.25, 'low': 0.87, 'high': 3.13}]
+    `low` and `high` are the ends of the interval of the mean S, `error` its standard error; `gap` is the mean of
+    S - S0, with `gap_low`, `gap_high` and `gap_error`.
+
+    >>> sums = {"runs": [4], "units": [4], "s": [8.0], "s_squared": [20.0], "s0": [8.0], "gap_squared": [4.0]}
+    >>> means(pd.DataFrame(sums))[["s", "low", "high", "gap", "gap_error"]].round(2).to_dict("records")
+    [{'s': 2.0, 'low': 0.87, 'high': 3.13, 'gap': 0.0, 'gap_error': 0.58}]
     """
-    names = [name for name in SUMS[1:] if name in sums]
+    names = [name for name in SUMS[2:] if name in sums]
     result = sums.assign(**{name: sums[name] / sums.runs for name in names})
-    spread = (result.s_squared - result.s**2).clip(lower=0) / (result.runs - 1).clip(lower=1)
-    half = 1.96 * np.sqrt(spread)
-    return result.assign(low=result.s - half, high=result.s + half).drop(columns="s_squared")
+    result = result.assign(gap=result.s - result.s0)
+    others, wide = (result.units - 1).clip(lower=1), norm.ppf(0.975)
+    for mean, square, kind in (("s", "s_squared", ""), ("gap", "gap_squared", "gap_")):
+        error = np.sqrt((result[square] - result[mean] ** 2).clip(lower=0) / others)
+        ends = {f"{kind}low": result[mean] - wide * error, f"{kind}high": result[mean] + wide * error}
+        result = result.assign(**{f"{kind}error": error, **ends})
+    return result.drop(columns=["s_squared", "gap_squared"])
+
+
+def found(excess: pd.Series, error: pd.Series, rate: float = 0.05) -> Array:
+    """Which of many means exceed their limit, so many that at most a share `rate` of them is expected to be luck.
+
+    Benjamini and Hochberg (1995) on one-sided normal p-values: `excess` is how far each mean lies above its limit,
+    `error` its standard error.
+
+    >>> found(pd.Series([5.0, 2.0, 2.0, 0.0, -1.0]), pd.Series([1.0, 1.0, 0.0, 0.0, 1.0]), rate=0.05).tolist()
+    [True, True, True, False, False]
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(excess > 0, excess / error, -np.inf)
+    return np.asarray(false_discovery_control(norm.sf(ratio)) < rate)
 
 
 def _chosen(trained: ncnet.Trained, **names: Any) -> pd.DataFrame:
@@ -218,7 +283,9 @@ def _rate(width: int, rate: float, runs: int) -> pd.DataFrame:
 
 def _data(width: int, seen: int, runs: int) -> pd.DataFrame:
     trained = ncnet.train(width, runs, seed=SEED, seen=seen, alike=4)
-    return reduced(_chosen(trained, width=width, size=seen), ["width", "restarts", "size", "inputs"])
+    each, keys = _chosen(trained, width=width, size=seen), ["width", "restarts", "size", "inputs"]
+    # Four single runs see the same patterns; the best of them is one run.
+    return pd.concat([reduced(each[each.restarts == k], keys, alike=4 // k) for k in (1, 4)])
 
 
 def _parity(bits: int, width: int, runs: int) -> pd.DataFrame:
@@ -243,7 +310,9 @@ def _tasks(inputs: str, width: int, half: int, runs: int, restarts: int = 4, pie
     """Every pair of tasks trained, every quadruple composed of them; one half of the seeds.
 
     Rows of pairs have `minus` = -1 and their tasks in `a1` and `b1`; sums are of E[AB], and of the product of the means
-    as `s` and `s0`. Rows of quadruples have S with the minus sign at context `minus` (0 to 3 for 11, 12, 21, 22).
+    as `s` and `s0`. Rows of quadruples have S with the minus sign at context `minus` (0 to 3 for 11, 12, 21, 22). With
+    three minus signs every correlator has the other sign, which is what calling right wrong on one side comes to; the
+    measure takes the largest of all eight forms, whatever `minus` is.
     """
     bits = ncnet.corners(2)
     hers, his = (np.repeat(range(4), 4), np.tile(range(4), 4)) if inputs == "separate" else (np.arange(4),) * 2
@@ -278,37 +347,48 @@ def _quadruples(e: Array, mean_a: Array, mean_b: Array) -> pd.DataFrame:
     frames = []
     for minus in range(4):
         s, s0 = (x.sum((-2, -1)) - 2 * x[..., minus // 2, minus % 2] for x in (c, null))
-        sums = (s, s**2, s0, bell.delta, s > 2, bell.measure > 0, positive)
-        columns = dict(zip(SUMS[1:], (x.sum(0).ravel() for x in sums), strict=True))
-        frames.append(pd.DataFrame(tasks, columns=["a1", "a2", "b1", "b2"]).assign(minus=minus, runs=len(e), **columns))
+        sums = (s, s**2, s0, (s - s0) ** 2, bell.delta, s > 2, bell.measure > 0, positive)
+        columns = dict(zip(SUMS[2:], (x.sum(0).ravel() for x in sums), strict=True)) | {"runs": len(e), "units": len(e)}
+        frames.append(pd.DataFrame(tasks, columns=["a1", "a2", "b1", "b2"]).assign(minus=minus, **columns))
     pairs = pd.DataFrame(list(product(range(16), repeat=2)), columns=["a1", "b1"])
-    single = {"s": e, "s_squared": e**2, "s0": mean_a * mean_b}
-    columns = {name: single[name].sum(0).ravel() if name in single else 0 for name in SUMS[1:]}
-    frames.append(pairs.assign(a2=-1, b2=-1, minus=-1, runs=len(e), **columns))
+    single = {"s": e, "s0": mean_a * mean_b}
+    columns = {name: single[name].sum(0).ravel() if name in single else 0 for name in SUMS[2:]}
+    frames.append(pairs.assign(a2=-1, b2=-1, minus=-1, runs=len(e), units=len(e), **columns))
     return pd.concat(frames)[["a1", "a2", "b1", "b2", "minus", *SUMS]]
 
 
+APART = 0.06
+"""Distance from which on a mean S and the mean of its null count as apart, as in chapter 2."""
+
+
 def _search(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Mean correlators of all pairs; how many quadruples pass 2; and the best ones, chosen on one half of the seeds."""
-    setting = ["inputs", "width", "restarts"]
+    """Correlators of all pairs; quadruples above 2 and apart from their null; contextual ones; the best ones.
+
+    What is counted as above or apart is `found` among the quadruples of a setting. The best are chosen on one half of
+    the seeds, by the measure only where some run of a setting has a positive one.
+    """
+    setting, tasks = ["inputs", "width", "restarts"], ["a1", "a2", "b1", "b2"]
     pairs = add([total[total.minus < 0]], [*setting, "a1", "b1"])[[*setting, "a1", "b1", "runs", "s", "s0"]]
     quadruples = total[total.minus >= 0]
-    names = [*setting, "a1", "a2", "b1", "b2", "minus"]
+    names = [*setting, *tasks, "minus"]
     both = quadruples[quadruples.half == 0].merge(quadruples[quadruples.half == 1], on=names, suffixes=("", "_fresh"))
     chosen = []
     for statistic, (_, group) in product(("s", "measure"), both.groupby(setting)):
-        chosen.append(group.nlargest(10, [statistic, "s"]).assign(chosen_by=statistic, rank=range(1, 11)))
-    whole = means(add([quadruples], names))
-    counted = whole.assign(
-        quadruples=1,
-        surely_above=whole.low > 2,
-        null_above=(whole.low > 2) & (whole.s0 > 2),
-        ever_contextual=whole.contextual > 0,
-    )
-    columns = ["quadruples", "surely_above", "null_above", "ever_contextual"]
-    counts = counted.groupby(setting, as_index=False)[columns].sum()
+        if group[statistic].max() > 0:
+            winners = group.nlargest(10, [statistic, "s"])
+            chosen.append(winners.assign(chosen_by=statistic, rank=range(1, 1 + len(winners))))
     best = pd.concat(chosen).drop(columns=["half", "half_fresh"])
-    return {"pairs": pairs, "best": best, "counts": counts}
+    whole = add([quadruples], names)
+    counts = []
+    for at, group in means(whole).groupby(setting):
+        above, apart = found(group.s - 2, group.error), found(group.gap.abs() - APART, group.gap_error)
+        of = {"quadruples": len(group), "above": above.sum(), "above_null_too": (above & (group.s0 > 2)).sum()}
+        of |= {"above_apart": (above & apart).sum(), "above_gap_most": group.gap[above].abs().max()}
+        of |= {"apart": apart.sum(), "gap_most": group.gap.abs().max(), "contextual": (group.contextual > 0).sum()}
+        counts.append(dict(zip(setting, at, strict=True)) | of)
+    once = whole[(whole.minus == 0) & (whole.contextual > 0)]
+    contextual = once[[*setting, *tasks, "runs", "contextual", "measure"]]
+    return {"pairs": pairs, "best": best, "counts": pd.DataFrame(counts), "contextual": contextual}
 
 
 def _grid(**values: Sequence[Any]) -> list[Block]:

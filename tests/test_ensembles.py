@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tracemalloc
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutil import ensembles
+from ncutil import ensembles, lanes
 
 BITS = np.array(list(product([0, 1], repeat=4)))
 XOR_A, XOR_B = BITS[:, 0] ^ BITS[:, 1], BITS[:, 2] ^ BITS[:, 3]
@@ -201,32 +200,14 @@ def test_a_head_that_shares_nothing_feels_nothing():
     assert not with_easy.head[:, 0, 3:6].any()
 
 
-@pytest.mark.parametrize("size", [1, 16, 100, 1000])
-def test_a_stream_is_the_ensemble_in_pieces(size):
-    own = np.arange(16 * 300).reshape(300, 16) % 3 + 1
-    targets = np.stack([*TASKS.values()])[np.arange(300) % 3]
-    options = {"steps": 30, "rate": 0.05, "weights": own, "record": [3, 30]}
-    whole = ensembles.train(BITS, targets, 3, range(300), **options)
-    parts = list(ensembles.stream(BITS, targets, 3, range(300), size=size, **options))
-    assert [len(part.seeds) for part in parts] == [min(size, 300 - k) for k in range(0, 300, size)]
-    np.testing.assert_array_equal(np.concatenate([part.logits for part in parts], axis=1), whole.logits)
-    np.testing.assert_array_equal(np.concatenate([part.losses for part in parts], axis=1), whole.losses)
-    np.testing.assert_array_equal(np.concatenate([part.head for part in parts]), whole.head)
-
-
-def test_a_long_stream_takes_no_more_memory_than_a_short_one():
-    def peak(members):
-        tracemalloc.start()
-        parts = ensembles.stream(BITS, TASKS["easy, easy"], 2, np.zeros(members, int), size=1024, steps=1, rate=0.05)
-        right = sum((part.outcomes == 1).all((0, 2, 3)).sum() for part in parts)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert right in (0, members)
-        return most
-
-    peak(1024)
-    # All outcomes at once would take 8 MB more.
-    assert peak(64 * 1024) < peak(2 * 1024) + 2e6
+def test_first_weights_are_drawn_once_a_seed(monkeypatch):
+    drawn, draw = [], ensembles._draw
+    monkeypatch.setattr(ensembles, "_draw", lambda seeds, *shape: drawn.append(seeds.tolist()) or draw(seeds, *shape))
+    result = ensembles.train(BITS, TASKS["XOR, XOR"], 2, np.tile([5, 3, 9], 300), steps=0, rate=1.0)
+    assert drawn == [[3, 5, 9]]
+    for place, seed in enumerate((5, 3, 9)):
+        alone = ensembles.train(BITS, TASKS["XOR, XOR"], 2, [seed], steps=0, rate=1.0)
+        np.testing.assert_array_equal(result.hidden[place::3], np.repeat(alone.hidden, 300, axis=0))
 
 
 @pytest.mark.parametrize("device", ensembles.DEVICES)
@@ -258,15 +239,13 @@ def test_training_on_a_gpu_is_the_torch_path(monkeypatch):
     assert asked.items() >= {"device": "cuda", "dtype": "float32", **options}.items()
 
 
-def test_bad_devices_and_sizes_get_one_clear_line():
+def test_bad_devices_get_one_clear_line():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match="unknown device 'tpu'; known: cpu, cuda"):
         ensembles.train(BITS, XOR_A[:, None], 2, [0], steps=1, rate=0.1, device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="'cuda' needs a GPU that PyTorch can use; it finds none"):
             ensembles.train(BITS, XOR_A[:, None], 2, [0], steps=1, rate=0.1, device="cuda")
-    with pytest.raises(ValueError, match="size must be at least 1 member; got 0"):
-        next(ensembles.stream(BITS, XOR_A[:, None], 2, [0], size=0, steps=1, rate=0.1))
 
 
 def test_a_masked_link_stays_zero():
@@ -376,29 +355,82 @@ def test_importing_does_not_bring_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_machine_code_is_kept_for_the_next_process(tmp_path, monkeypatch):
-    source = tmp_path / "ensembles.py"
-    source.write_bytes(Path(ensembles.__file__).read_bytes())
-    monkeypatch.setattr(ensembles, "__file__", str(source))
+def test_a_name_that_is_no_option_is_an_error():
+    for path in (ensembles.train, ensembles.train_reference):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
+            path(**GOOD, step=3)
 
-    def trained():
-        ensembles._compiled.cache_clear()  # as a process that has just started
-        return ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(20), steps=50, rate=0.05).logits
 
-    first = trained()
-    (kept,) = (tmp_path / "__pycache__").iterdir()
-    monkeypatch.setattr(ensembles, "_write", None)  # compiling again would fail
-    np.testing.assert_array_equal(trained(), first)
+def trained_anew():
+    ensembles._compiled.cache_clear()  # as a process that has just started
+    return ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(20), steps=50, rate=0.05).logits
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A folder in which the package seems to lie, and a user's cache beside it."""
+    source = tmp_path / "package" / "lanes.py"
+    source.parent.mkdir()
+    source.write_bytes(Path(lanes.__file__).read_bytes())
+    monkeypatch.setattr(lanes, "__file__", str(source))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield source.parent
+    ensembles._compiled.cache_clear()
+
+
+def test_machine_code_is_kept_for_the_next_process(package, monkeypatch):
+    first = trained_anew()
+    (kept,) = (package / "__pycache__").iterdir()
+    assert kept.name.startswith("ensembles-4-3-2-adam-float32-")
+    with monkeypatch.context() as patched:
+        patched.setattr(ensembles, "_write", pytest.fail)  # compiling again would fail
+        np.testing.assert_array_equal(trained_anew(), first)
     kept.unlink()
-    monkeypatch.undo()
-    np.testing.assert_array_equal(trained(), first)
+    np.testing.assert_array_equal(trained_anew(), first)
 
 
-def test_a_place_that_takes_no_files_costs_only_time(tmp_path, monkeypatch):
-    source = tmp_path / "ensembles.py"
-    source.write_text("another version")
-    (tmp_path / "__pycache__").write_text("no folder")
-    monkeypatch.setattr(ensembles, "__file__", str(source))
-    ensembles._compiled.cache_clear()
-    assert ensembles.train(BITS, TASKS["XOR, XOR"], 3, [0], steps=1, rate=0.05).logits.shape == (1, 1, 16, 2)
-    ensembles._compiled.cache_clear()
+def test_machine_code_of_other_sources_goes(package):
+    kept = package / "__pycache__"
+    kept.mkdir()
+    for name in ("ensembles-0123456789.o", "ensembles-4-3-2-adam-float32-a.b.o", "others-4.o", "ensembles.pyc"):
+        (kept / name).touch()
+    trained_anew()
+    ensembles.train(BITS, TASKS["XOR, XOR"], 2, [0], steps=1, rate=0.05)
+    names = {path.name for path in kept.iterdir()}
+    assert {"others-4.o", "ensembles.pyc"} < names
+    assert len(names) == 4
+    assert not {"ensembles-0123456789.o", "ensembles-4-3-2-adam-float32-a.b.o"} & names
+
+
+def test_a_package_that_takes_no_files_leaves_its_code_in_the_users_cache(package, tmp_path, monkeypatch):
+    (package / "__pycache__").write_text("no folder")
+    first = trained_anew()
+    assert len(list((tmp_path / "cache" / "ncutil").iterdir())) == 1
+    monkeypatch.setattr(ensembles, "_write", pytest.fail)
+    np.testing.assert_array_equal(trained_anew(), first)
+
+
+def test_where_nothing_takes_files_only_time_is_lost(package, tmp_path):
+    (package / "__pycache__").write_text("no folder")
+    (tmp_path / "cache").write_text("no folder")
+    assert trained_anew().shape == (1, 20, 16, 2)
+
+
+def test_a_program_with_an_unknown_argument_gets_one_clear_line():
+    with pytest.raises(ValueError, match="unknown kind of argument 'words'; known: lanes, numbers, counts, count"):
+        lanes.compiled("nothing", lambda p: None, ["words"], "float32", made_of="")
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 3e-7), ("float64", 5e-16)])
+def test_the_sigmoid_is_one_to_the_last_digits(dtype, most):
+    def write(p):
+        x, y, vectors = p.arguments
+        with p.loop(vectors) as k:
+            p.store(p.sigmoid(p.load(x, k)), y, k)
+
+    run = lanes.compiled("sigmoid", write, ["lanes", "lanes", "count"], dtype, made_of="this test")
+    x, y = (lanes.aligned((500, lanes.LANES), dtype) for _ in range(2))
+    x[:] = np.linspace(-300, 300, x.size).reshape(x.shape)
+    run(x, y, len(x))
+    exact = 1 / (1 + np.exp(-x.astype(float)))
+    assert np.abs(y - exact).max() < most

@@ -1,19 +1,25 @@
 """Long studies: what is finished is kept, blocks add up, and the committed tables are those of the studies."""
 
+import ast
+import json
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncutil import chsh, ensembles, ncnet, sweeps
+from ncutil import chsh, ensembles, lanes, ncnet, sweeps
 from ncutil.__main__ import main
 from ncutil.press.project import Project
+from ncutil.press.skip import imported_modules
 
 BLOCKS = [{"part": part} for part in range(5)]
 
@@ -41,7 +47,7 @@ def test_a_study_that_broke_off_does_only_the_rest(tmp_path, pool):
     (tmp_path / "part=3.csv.gz.part").write_bytes(b"half a block")
     broken.clear()
     seen = []
-    tables = sweeps.run(study, tmp_path, pool, lambda *progress: seen.append(progress))
+    tables, _ = sweeps.run(study, tmp_path, pool, lambda *progress: seen.append(progress))
     assert sorted(done) == [0, 1, 2, 3, 4]
     assert tables[""].to_dict("records") == [{"kind": "even", "runs": 10}, {"kind": "odd", "runs": 5}]
     assert seen[-1] == (5, 5)
@@ -66,7 +72,7 @@ def measure(part):
 
 study = sweeps.Study(measure, [{"part": part} for part in range(5)], ["all"])
 with ThreadPoolExecutor(1) as pool:
-    print(sweeps.run(study, Path(sys.argv[1]), pool)[""].runs.sum())
+    print(sweeps.run(study, Path(sys.argv[1]), pool)[0][""].runs.sum())
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
     assert subprocess.run([*command, "kill"], check=False).returncode == 9
@@ -76,10 +82,65 @@ with ThreadPoolExecutor(1) as pool:
     assert done.stdout.strip() == "10"
 
 
-def test_blocks_of_another_version_are_not_added(tmp_path, pool):
-    (tmp_path / "part=77.csv.gz").touch()
-    with pytest.raises(ValueError, match=r"another version of this study, such as part=77.csv.gz: remove it"):
-        sweeps.run(sweeps.Study(None, BLOCKS, ["kind"]), tmp_path, pool)
+def test_the_time_of_blocks_done_before_counts(tmp_path, pool, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(sweeps.time, "process_time", lambda: next(clock) ** 2)
+    blocks = [{"part": part} for part in range(3)]
+
+    def measure(part):
+        return pd.DataFrame({"all": [0], "runs": [part]})
+
+    _, first = sweeps.run(sweeps.Study(measure, blocks[:2], ["all"]), tmp_path, pool)
+    assert first == 1 + 5
+    tables, both = sweeps.run(sweeps.Study(measure, blocks, ["all"]), tmp_path, pool)
+    assert both == 1 + 5 + 9
+    assert tables[""].runs.tolist() == [3]
+
+
+def test_blocks_belong_to_the_code_and_the_seed_that_made_them(monkeypatch, tmp_path):
+    now = sweeps.version()
+    monkeypatch.setattr(sweeps, "SEED", 1)
+    seeded = sweeps.version()
+    monkeypatch.undo()
+    changed = tmp_path / "lanes.py"
+    changed.write_bytes(Path(lanes.__file__).read_bytes() + b"# another version")
+    monkeypatch.setattr(lanes, "__file__", str(changed))
+    assert len({now, seeded, sweeps.version()}) == 3
+
+
+def test_the_version_covers_every_source_that_a_study_reaches(monkeypatch):
+    reached, waiting, read = set(), {"ncutil.sweeps"}, set()
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if path.is_file() and name not in reached:
+            reached.add(name)
+            waiting |= imported_modules(ast.parse(path.read_text()))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(f"ncutil.{path.stem}") or b"")
+    sweeps.version()
+    assert read == reached
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, pool, monkeypatch):
+    monkeypatch.setattr(sweeps, "IN_HAND", 2)
+    bits = ncnet.corners(4)
+
+    def measure(first):
+        trained = ensembles.train(bits, bits[:, :2], 2, np.full(1024, first), steps=1, rate=0.05)
+        right = (trained.outcomes == 1).all((0, 2, 3))
+        # The same keys come in every block: all blocks at once would be 3 MB.
+        return pd.DataFrame({"key": range(4000), "runs": right.sum()})
+
+    def peak(blocks):
+        study = sweeps.Study(measure, [{"first": k} for k in range(blocks)], ["key"])
+        tracemalloc.start()
+        sweeps.run(study, tmp_path / str(blocks), pool)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(2)
+    assert peak(50) < peak(4) + 1e6
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(-5, 5)), max_size=6), min_size=1, max_size=4))
@@ -94,14 +155,49 @@ def test_means_are_those_of_the_runs():
     frame = ncnet.per_run(ncnet.experiment([3], 50, seed=1, steps=300)).assign(width=3)
     frame = frame.assign(restarts=1)
     row = sweeps.means(sweeps.reduced(frame, ["width", "restarts"])).iloc[0]
-    error = frame.s.std(ddof=1) / np.sqrt(50)
-    assert row.runs == 50
+    gap = frame.s - frame.s0
+    ends = 1.959964 * np.array([-1, 1]) / np.sqrt(50)
+    assert row.runs == row.units == 50
     np.testing.assert_allclose(
-        [row.s, row.low, row.high, row.s0, row.delta],
-        [frame.s.mean(), *(frame.s.mean() + 1.96 * np.array([-1, 1]) * error), frame.s0.mean(), frame.delta.mean()],
+        [row.s, row.low, row.high, row.s0, row.delta, row.gap_low, row.gap_high],
+        [
+            *(frame.s.mean(), *(frame.s.mean() + ends * frame.s.std(ddof=1)), frame.s0.mean(), frame.delta.mean()),
+            *(gap.mean() + ends * gap.std(ddof=1)),
+        ],
+        rtol=1e-6,
     )
     assert row.above == (frame.s > 2).mean()
     assert row.contextual == (frame.measure > 0).mean()
+
+
+def test_runs_that_have_something_in_common_are_one_unit():
+    rng = np.random.default_rng(0)
+    s = np.repeat(rng.normal(size=30), 4) + 0.1 * rng.normal(size=120)
+    frame = pd.DataFrame({"run": range(120), "s": s, "s0": 0.0, "delta": 0.0, "measure": 0.0, "key": 1})
+    row = sweeps.means(sweeps.reduced(frame, ["key"], alike=4)).iloc[0]
+    of_units = s.reshape(30, 4).mean(1)
+    assert row.units == pytest.approx(30)
+    assert row.s == pytest.approx(s.mean())
+    np.testing.assert_allclose(row.high - row.s, 1.959964 * of_units.std(ddof=1) / np.sqrt(30), rtol=1e-6)
+    alone = sweeps.means(sweeps.reduced(frame, ["key"])).iloc[0]
+    assert row.high - row.s > 1.8 * (alone.high - alone.s)
+
+
+def test_data_counts_subsets_and_not_runs():
+    table = sweeps._data(2, 6, 16)
+    single = table[table.restarts == 1]
+    np.testing.assert_allclose(single[["runs", "units"]], [[16, 4]] * 2)
+    assert (table[table.restarts == 4][["runs", "units"]] == 4).all(axis=None)
+
+
+def test_written_sums_give_back_the_variance(tmp_path):
+    runs = 2000
+    s = np.full(runs, 2.0)
+    s[0] = 2.125
+    frame = pd.DataFrame({"run": range(runs), "s": s, "s0": 2.0, "delta": 0.0, "measure": 0.0, "key": 1})
+    (path,) = sweeps.write({"": sweeps.reduced(frame, ["key"])}, "tiny", tmp_path)
+    row = sweeps.means(pd.read_csv(path)).iloc[0]
+    assert row.high - row.s == pytest.approx(1.959964 * s.std(ddof=1) / np.sqrt(runs), rel=1e-3)
 
 
 def test_blocks_of_runs_are_the_runs_of_one_ensemble():
@@ -127,8 +223,10 @@ def test_quadruples_are_composed_of_their_contexts():
         bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
         row = table.loc[(a1, a2, b1, b2, minus)]
         s = (signs * c).sum((1, 2))
-        expected = [3, s.sum(), (s**2).sum(), (signs * mean_a * mean_b).sum(), bell.delta.sum(), (s > 2).sum()]
-        np.testing.assert_allclose(row[["runs", "s", "s_squared", "s0", "delta", "above"]], expected)
+        s0 = (signs * mean_a * mean_b).sum((1, 2))
+        expected = [3, 3, s.sum(), (s**2).sum(), s0.sum(), ((s - s0) ** 2).sum(), bell.delta.sum(), (s > 2).sum()]
+        names = ["runs", "units", "s", "s_squared", "s0", "gap_squared", "delta", "above"]
+        np.testing.assert_allclose(row[names], expected)
         np.testing.assert_allclose(row.contextual, (bell.measure > 0).sum())
         np.testing.assert_allclose(row.measure, bell.measure.clip(min=0).sum())
     assert len(table) == 120 * 120 * 4 + 256
@@ -154,6 +252,33 @@ def test_functions_have_their_names():
     assert len(set(map(tuple, sweeps.FUNCTIONS))) == len(set(sweeps.NAMES)) == 16
 
 
+def test_the_search_counts_what_is_sure_and_ranks_what_is_there():
+    """Four quadruples with one setting each: S and its null, and how often a run has a positive measure."""
+    runs = 100
+    found = {"sure": (2.5, 2.0, 0), "null too": (2.5, 2.5, 0), "strange": (1.9, 1.9, 30), "none": (1.9, 1.9, 0)}
+    rows = []
+    for half, (place, (s, s0, contextual)) in [(h, item) for h in (0, 1) for item in enumerate(found.values())]:
+        sums = {"s": s, "s_squared": s**2 + 0.01, "s0": s0, "gap_squared": (s - s0) ** 2 + 0.01}
+        row = {name: runs * value for name, value in sums.items()} | {"above": 0, "delta": 0, "measure": contextual / 2}
+        quadruple = {"a1": 0, "a2": 1, "b1": 2, "b2": 3 + place, "minus": 0, "half": half}
+        rows.append(quadruple | row | {"contextual": contextual, "runs": runs, "units": runs})
+    frame = pd.DataFrame(rows)
+    total = pd.concat([frame.assign(inputs="shared"), frame.assign(inputs="separate", contextual=0, measure=0.0)])
+    pairs = frame.iloc[:1].assign(minus=-1, inputs="shared")
+    tables = sweeps._search(pd.concat([total, pairs]).assign(width=2, restarts=1))
+    counts = tables["counts"].set_index("inputs").loc["shared"]
+    assert counts[["quadruples", "above", "above_null_too", "above_apart", "apart", "contextual"]].tolist() == [
+        *(4, 2, 1, 1, 1, 1)
+    ]
+    assert counts.above_gap_most == pytest.approx(0.5)
+    best = tables["best"]
+    # Where no run has a positive measure there is nothing to rank by it.
+    lists = {("s", "shared"), ("s", "separate"), ("measure", "shared")}
+    assert set(zip(best.chosen_by, best.inputs, strict=True)) == lists
+    assert best[best.chosen_by == "measure"].b2.iloc[0] == 5
+    assert tables["contextual"][["b2", "runs", "contextual"]].to_numpy().tolist() == [[5, 200, 60]]
+
+
 @pytest.mark.parametrize("name", sweeps.STUDIES)
 def test_committed_tables_are_those_of_the_study(name):
     record = sweeps.record(name)
@@ -161,8 +286,15 @@ def test_committed_tables_are_those_of_the_study(name):
     assert record["seed"] == sweeps.SEED
     assert record["commit"]
     assert not record["modified"]
+    assert record["processor_seconds"] > 0
+    assert "llvmlite" in record["versions"]
+    assert "numba" not in record["versions"]
     table = sweeps.table("tasks-pairs" if name == "tasks" else name)
     assert table.runs.min() >= 1
+
+
+def test_committed_tables_are_small():
+    assert max(path.stat().st_size for path in (ROOT / "book" / "studies").iterdir()) < 1e6
 
 
 def test_the_committed_distribution_holds_every_run():
@@ -176,10 +308,17 @@ def test_the_committed_distribution_holds_every_run():
 def test_the_search_is_over_all_quadruples_and_its_winners_are_the_first():
     best, counts = sweeps.table("tasks-best"), sweeps.table("tasks-counts")
     assert (counts.quadruples == 120 * 120 * 4).all()
-    assert (counts.null_above <= counts.surely_above).all()
-    for (chosen_by, *_), group in best.groupby(["chosen_by", "inputs", "width", "restarts"]):
+    assert (counts.above_null_too <= counts.above).all()
+    assert (counts.above_apart <= np.minimum(counts.above, counts.apart)).all()
+    setting = ["inputs", "width", "restarts"]
+    for (chosen_by, *_), group in best.groupby(["chosen_by", *setting]):
         assert group["rank"].tolist() == list(range(1, 11))
         assert group[chosen_by].is_monotonic_decreasing
+        assert group[chosen_by].iloc[0] > 0
+    contextual = sweeps.table("tasks-contextual").groupby(setting).size()
+    # The measure doesn't ask where the minus sign of S stands.
+    expected = counts.set_index(setting).contextual // 4
+    pd.testing.assert_series_equal(contextual, expected[expected > 0], check_names=False)
 
 
 @pytest.mark.parametrize(
@@ -204,12 +343,19 @@ def test_the_command_writes_tables_and_their_record(tmp_path, monkeypatch):
     project.build.mkdir()
     monkeypatch.setattr(Project, "find", lambda: project)
     monkeypatch.setattr(sweeps, "STUDIES", {"tiny": sweeps.Study(_tiny, BLOCKS, ["all"], lambda t: {"": t, "more": t})})
+    # Blocks of other code are neither added up nor in the way.
+    other = project.build / "sweeps" / "tiny-of-other-code" / "part=0.csv.gz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
     done = CliRunner().invoke(main, ["sweep", "tiny", "--jobs", "2"])
     assert done.exit_code == 0, done.output
     table = pd.read_csv(project.studies / "tiny.csv")
     assert table.to_dict("records") == [{"all": 0, "threads": 5, "runs": 10}]
     assert (project.studies / "tiny-more.csv").is_file()
-    assert '"command": "ncutil sweep tiny"' in (project.studies / "tiny.json").read_text()
+    record = json.loads((project.studies / "tiny.json").read_text())
+    assert record["command"] == "ncutil sweep tiny"
+    assert record["processor_seconds"] >= 0
+    assert [folder.name for folder in (project.build / "sweeps").iterdir()] == ["tiny-of-other-code"]
     wrong = CliRunner().invoke(main, ["sweep", "tinny"])
     assert wrong.exit_code == 1
     assert "unknown study 'tinny'; known: tiny" in wrong.output
@@ -222,5 +368,5 @@ def test_a_dask_cluster_does_the_blocks(tmp_path):
         distributed.LocalCluster(**options) as cluster,
         sweeps.workers(1, cluster.scheduler_address) as pool,
     ):
-        tables = sweeps.run(sweeps.Study(_tiny, BLOCKS[:2], ["all"]), tmp_path, pool)
+        tables, _ = sweeps.run(sweeps.Study(_tiny, BLOCKS[:2], ["all"]), tmp_path, pool)
     assert tables[""].runs.tolist() == [1]
