@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncutil import ensembles, lanes
+from ncutil.press.project import Project
+from ncutil.press.skip import reached_modules
 
 BITS = np.array(list(product([0, 1], repeat=4)))
 XOR_A, XOR_B = BITS[:, 0] ^ BITS[:, 1], BITS[:, 2] ^ BITS[:, 3]
@@ -414,6 +417,11 @@ def test_where_nothing_takes_files_only_time_is_lost(package, tmp_path):
     (package / "__pycache__").write_text("no folder")
     (tmp_path / "cache").write_text("no folder")
     assert trained_anew().shape == (1, 20, 16, 2)
+
+
+def test_a_chapter_that_trains_runs_again_when_the_vectors_change():
+    chapter = Project(ROOT).chapters["02-ncnet"]
+    assert {"ncutil.ensembles", "ncutil.lanes"} <= reached_modules(chapter, ROOT / "ncutil").keys()
 
 
 def test_a_program_with_an_unknown_argument_gets_one_clear_line():

@@ -21,6 +21,7 @@ SHAPE = {
     "multiply-adds per second": 3.2e10,
     "peak multiply-adds per second": 1.28e11,
     "share of peak": 0.25,
+    "distance of the distributions of losses": {"slow peer": 0.0125, "ensembles.train": 0.0},
 }
 RECORD = {
     "command": "python bench.py",
@@ -40,6 +41,9 @@ def test_every_peer_and_the_run_are_named(tmp_path: Path) -> None:
     project.studies.mkdir(parents=True)
     (project.studies / "benchmarks.json").write_text(json.dumps(RECORD))
     page = speed.page(project)
+    assert "- **ensembles.train**: the book's kernel" in page
+    assert "torch.func" not in page
+    assert "differ from the kernel's by at most 0.013" in page
     assert page.index("| ensembles.train | 20,200 |  |") < page.index("| slow peer | 2.00 | 10,100 times |")
     assert "4,000 networks, 16 inputs of 4 bits, 5 hidden units, one head, SGD, 3,000 steps" in page
     assert "32.0 billion multiply-adds a second, 25.0 % of the 128 billion" in page
@@ -51,6 +55,7 @@ def test_the_committed_record_has_all_peers_in_both_shapes() -> None:
     assert [shape["shape"] for shape in record["shapes"]] == ["A", "B"]
     for shape in record["shapes"]:
         named = " ".join(shape["networks per second"])
+        assert shape["networks per second"].keys() <= speed.PEERS.keys()
         assert all(peer in named for peer in ("ensembles.train", "JAX", "one batch", "loop of modules"))
     assert record["commit"]
     assert "## Shape A" in speed.page(Project(ROOT))

@@ -9,13 +9,30 @@ from ncutil.press.project import Project
 NONE = "No benchmark is recorded: `python tests/benchmarks/test_ensembles_speed.py` writes one."
 
 
+PEERS = {
+    "ensembles.train": "the book's kernel, sixteen networks to a vector, all steps of these before the next",
+    "JAX, vmap + scan + jit": "one network as a function, `vmap` over networks, `scan` over steps, `jit` around, on "
+    "all cores",
+    "PyTorch, one batch by hand": "the member axis first, forward and backward as batched products, without autograd, "
+    "on all cores",
+    "PyTorch, one batch": "`ensembles.train_reference`, the member axis first, autograd, on all cores",
+    "PyTorch, torch.func": "one network's loss as a function, its gradient by `torch.func.grad`, `vmap` over networks, "
+    "on all cores",
+    "PyTorch, loop of modules": "a module, an optimiser and a loop, a few networks timed one after the other",
+    "PyTorch, one batch on a GPU": "the same as in one batch, on a GPU",
+}
+"""What each peer is, by the label that the benchmark gives it."""
+
+
 def page(project: Project) -> str:
-    """A table for each shape, all peers in it, and the record of the run."""
+    """What the peers are, a table for each shape, all peers in it, and the record of the run."""
     path = project.studies / "benchmarks.json"
     if not path.is_file():
         return NONE
     record = json.loads(path.read_text(encoding="utf-8"))
-    return "\n\n".join([*(_shape(shape) for shape in record["shapes"]), _made(record)])
+    met = {label for shape in record["shapes"] for label in shape["networks per second"]}
+    peers = "\n".join(f"- **{label}**: {what}." for label, what in PEERS.items() if label in met)
+    return "\n\n".join([peers, *(_shape(shape) for shape in record["shapes"]), _made(record)])
 
 
 def _shape(shape: Mapping[str, Any]) -> str:
@@ -36,11 +53,18 @@ def _shape(shape: Mapping[str, Any]) -> str:
     table = "\n".join(lines[2:])
     done, top = shape["multiply-adds per second"] / 1e9, shape["peak multiply-adds per second"] / 1e9
     share = (
-        f"The kernel does {done:.1f} billion multiply-adds a second, {_digits(100 * done / top)} % of the {top:.0f} "
-        "billion that the same cores reach when they do nothing else. Counted are the products of the two layers, "
-        "forward and backward; the logistic function and the optimiser come on top."
+        f"The kernel does {done:.1f} billion multiply-adds a second, {_digits(100 * shape['share of peak'])} % of the "
+        f"{top:.0f} billion that the same cores reach when they do nothing else. Counted are the products of the two "
+        "layers, forward and backward; the logistic function and the optimiser come on top."
     )
-    return "\n\n".join([*lines[:2], table, share])
+    apart = shape.get("distance of the distributions of losses")
+    losses = (
+        "After all steps the distributions of the networks' losses differ from the kernel's by at most "
+        f"{max(apart.values()):.2g} (Kolmogorov and Smirnov's distance, 0 for none and 1 for all)."
+        if apart
+        else ""
+    )
+    return "\n\n".join(filter(None, [*lines[:2], table, share, losses]))
 
 
 def _made(record: Mapping[str, Any]) -> str:

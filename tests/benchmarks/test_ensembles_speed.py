@@ -1,18 +1,21 @@
 """Networks per second against every peer, in one run: `pytest tests/benchmarks --benchmark-only`.
 
-Peers: a loop of PyTorch modules, all networks as one batch in PyTorch (autograd), and JAX with vmap, scan and jit
-(extra `bench`; left out where it is not installed). Compiling is never counted, nor drawing the first weights, which
-all peers share. Rounds are taken in turn, so that a busy machine is busy for all; the ratios are what counts. With
+Peers: a loop of PyTorch modules; all networks as one batch in PyTorch, by autograd, by torch.func and with the
+derivatives written by hand; and JAX with vmap, scan and jit (extra `bench`; left out where it is not installed).
+Compiling is never counted, nor drawing the first weights, which all peers share. Rounds are taken in turn, and the
+multiply-add peak is measured in each of them, so that a busy machine is busy for all; the ratios are what counts. With
 `--benchmark-json=FILE` the table comes along; `python tests/benchmarks/test_ensembles_speed.py` writes the one that
-the book shows.
+the book shows (a number after it sets the rounds).
 """
 
 import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -23,6 +26,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from llvmlite import ir
+from scipy.stats import ks_2samp
 
 from ncutil import ensembles
 
@@ -58,16 +62,25 @@ Peer = Callable[[int, int], np.ndarray]
 
 
 def kernel(shape: dict[str, Any]) -> Peer:
+    drawn, draw = {}, ensembles._draw
+
+    def kept(seeds: np.ndarray, *row: int) -> tuple[np.ndarray, np.ndarray]:
+        if len(seeds) not in drawn:
+            drawn[len(seeds)] = draw(seeds, *row)
+        return drawn[len(seeds)]
+
     def run(networks: int, steps: int) -> np.ndarray:
-        trained = ensembles.train(
-            shape["inputs"],
-            shape["targets"],
-            shape["width"],
-            range(networks),
-            steps=steps,
-            rate=shape["rate"],
-            optimizer=shape["optimizer"],
-        )
+        # First weights are drawn once for all rounds, as for every peer.
+        with mock.patch.object(ensembles, "_draw", kept):
+            trained = ensembles.train(
+                shape["inputs"],
+                shape["targets"],
+                shape["width"],
+                range(networks),
+                steps=steps,
+                rate=shape["rate"],
+                optimizer=shape["optimizer"],
+            )
         return trained.losses[-1].sum(-1)
 
     return run
@@ -139,6 +152,66 @@ def batched_torch(shape: dict[str, Any], device: str = "cpu") -> Peer:
     return on_all_cores
 
 
+def torch_steps(shape: dict[str, Any], slopes_of: Callable[..., Any]) -> Peer:
+    """All networks as one batch on all cores; how slopes come about is what differs."""
+    import torch
+
+    x, t = (torch.tensor(shape[name], dtype=torch.float32) for name in ("inputs", "targets"))
+    rate, adam, start = (
+        shape["rate"],
+        shape["optimizer"] == "adam",
+        cache(lambda networks: first_weights(shape, networks)),
+    )
+
+    @torch.no_grad()
+    def run(networks: int, steps: int) -> np.ndarray:
+        torch.set_num_threads(ensembles.THREADS)
+        layers = [torch.tensor(layer, dtype=torch.float32) for layer in start(networks)]
+        first, second = ([torch.zeros_like(layer) for layer in layers] for _ in range(2))
+        for step in range(1, steps + 1):
+            for layer, slope, m, v in zip(layers, slopes_of(*layers, x, t), first, second, strict=True):
+                if adam:
+                    m.lerp_(slope, 0.1)
+                    v.mul_(0.999).addcmul_(slope, slope, value=0.001)
+                    size = (v / (1 - 0.999**step)).sqrt_().add_(1e-8)
+                    layer.addcdiv_(m, size, value=-rate / (1 - 0.9**step))
+                else:
+                    layer.sub_(slope, alpha=rate)
+        hidden, head = layers
+        act = torch.relu(x @ hidden[..., :-1].mT + hidden[:, None, :, -1])
+        logits = act @ head[..., :-1].mT + head[:, None, :, -1]
+        return torch.nn.functional.softplus((1 - 2 * t) * logits).mean(1).sum(-1).numpy()
+
+    return run
+
+
+def by_torch_func(shape: dict[str, Any]) -> Peer:
+    """One network's loss as a function, its gradient by torch.func, mapped over all networks."""
+    import torch
+    from torch.func import grad, vmap
+
+    def loss(hidden: Any, head: Any, x: Any, t: Any) -> Any:
+        act = torch.relu(x @ hidden[:, :-1].T + hidden[:, -1])
+        logits = act @ head[:, :-1].T + head[:, -1]
+        return torch.nn.functional.softplus((1 - 2 * t) * logits).mean(0).sum()
+
+    return torch_steps(shape, vmap(grad(loss, argnums=(0, 1)), in_dims=(0, 0, None, None)))
+
+
+def by_hand(shape: dict[str, Any]) -> Peer:
+    """Forward and backward as batched products, without autograd."""
+    import torch
+
+    def slopes_of(hidden: Any, head: Any, x: Any, t: Any) -> tuple[Any, Any]:
+        act = torch.relu(x @ hidden[..., :-1].mT + hidden[:, None, :, -1])
+        error = (torch.sigmoid(act @ head[..., :-1].mT + head[:, None, :, -1]) - t) / len(x)
+        back = (error @ head[..., :-1]) * (act > 0)
+        into_hidden = torch.cat([back.mT @ x, back.sum(1)[..., None]], dim=-1)
+        return into_hidden, torch.cat([error.mT @ act, error.sum(1)[..., None]], dim=-1)
+
+    return torch_steps(shape, slopes_of)
+
+
 def jax_vmap(shape: dict[str, Any]) -> Peer:
     """One network as JAX would have it, vmap over networks, scan over steps, jit around; compiled once a size."""
     import jax
@@ -189,6 +262,8 @@ def peers(shape: dict[str, Any]) -> dict[str, Peer]:
     found = {
         "ensembles.train": kernel(shape),
         "PyTorch, one batch": batched_torch(shape),
+        "PyTorch, one batch by hand": by_hand(shape),
+        "PyTorch, torch.func": by_torch_func(shape),
         "PyTorch, loop of modules": loop_of_modules(shape),
     }
     with suppress(ImportError):
@@ -209,9 +284,10 @@ def multiply_adds(shape: dict[str, Any]) -> int:
     return patterns * (2 * bits * width + 3 * heads * width)
 
 
-def peak() -> float:
-    """Multiply-adds per second of this machine, all cores together, float32, operands in registers: the best of 5."""
-    many, rounds, lanes = 12, 2_000_000, ensembles.LANES
+@cache
+def multiply_adder(lanes: int) -> tuple[Callable[..., None], int, int]:
+    """A loop that does nothing but multiply-adds in registers of this many numbers, and how many a call does."""
+    many, rounds = 12, 2_000_000 * 16 // lanes
     vector, count, empty = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64), ir.VoidType()
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(empty, [vector.as_pointer(), count]), "run")
@@ -243,14 +319,27 @@ def peak() -> float:
     machine = llvm.Target.from_default_triple().create_target_machine(*processor, opt=2, jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
     engine.finalize_object()
-    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(engine.get_function_address("run"))
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(engine.get_function_address("run"))
 
-    def once(_: int) -> None:
-        run(np.full(lanes, 0.5, np.float32).ctypes.data, rounds)
+    def run(_: int, engine: Any = engine) -> None:
+        call(np.full(lanes, 0.5, np.float32).ctypes.data, rounds)
 
+    return run, lanes * many * rounds
+
+
+def peak() -> float:
+    """Multiply-adds per second of this machine now, all cores together, float32, operands in registers.
+
+    Twelve sums at a time fill the pipelines and fit into the registers of every processor if a sum is one register; so
+    registers of 512, 256 and 128 bits are tried and the best counts.
+    """
+    best = 0.0
     with ThreadPoolExecutor(ensembles.THREADS) as pool:
-        seconds = [timed(lambda: list(pool.map(once, range(ensembles.THREADS)))) for _ in range(5)]
-    return ensembles.THREADS * rounds * many * lanes / min(seconds)
+        for lanes in (16, 8, 4):
+            run, done = multiply_adder(lanes)
+            seconds = [timed(lambda run=run: list(pool.map(run, range(ensembles.THREADS)))) for _ in range(3)]
+            best = max(best, ensembles.THREADS * done / min(seconds))
+    return best
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -263,37 +352,47 @@ def compare(name: str, rounds: int = 5) -> dict[str, Any]:
     """All peers on one shape, in turn; networks per second by median, and the kernel's advantage over each."""
     shape = SHAPES[name]
     found = peers(shape)
+    ours = found["ensembles.train"]
     sizes = {label: LOOPED if "loop" in label else shape["networks"] for label in found}
     for label, peer in found.items():
         # All of them train the same networks, as far as float32 goes.
-        apart = np.abs(peer(sizes[label], 200) - found["ensembles.train"](sizes[label], 200))
+        apart = np.abs(peer(sizes[label], 200) - ours(sizes[label], 200))
         assert (apart < 1e-4).mean() > 0.99, (label, (apart < 1e-4).mean())
+    differ = {}
     for label, peer in found.items():
-        peer(sizes[label], shape["steps"])  # compiles, and draws the first weights
+        # Compiles, and draws the first weights. After many steps single networks part: compare their distribution.
+        there = ks_2samp(peer(sizes[label], shape["steps"]), ours(sizes[label], shape["steps"]))
+        assert there.pvalue > 1e-3, (label, there)
+        differ[label] = float(there.statistic)
     seconds: dict[str, list[float]] = {label: [] for label in found}
+    tops = []
     for _ in range(rounds):
+        tops.append(peak())
         for label, peer in found.items():
             seconds[label].append(timed(lambda peer=peer, label=label: peer(sizes[label], shape["steps"])))
     speed = {label: sizes[label] / statistics.median(times) for label, times in seconds.items()}
     ratios = {
         label: statistics.median(
-            (shape["networks"] / ours) / (sizes[label] / theirs)
-            for ours, theirs in zip(seconds["ensembles.train"], times, strict=True)
+            (shape["networks"] / mine) / (sizes[label] / theirs)
+            for mine, theirs in zip(seconds["ensembles.train"], times, strict=True)
         )
         for label, times in seconds.items()
     }
-    done = multiply_adds(shape) * shape["steps"] * speed["ensembles.train"]
-    top = peak()
+    work = multiply_adds(shape) * shape["steps"] * shape["networks"]
     return {
         "shape": name,
         **{key: shape[key] for key in ("optimizer", "steps", "networks", "width")},
         "inputs": list(shape["inputs"].shape),
         "heads": shape["targets"].shape[1],
+        "rounds": rounds,
         "networks per second": speed,
         "times slower than ensembles.train": ratios,
-        "multiply-adds per second": done,
-        "peak multiply-adds per second": top,
-        "share of peak": done / top,
+        "distance of the distributions of losses": differ,
+        "multiply-adds per second": work / statistics.median(seconds["ensembles.train"]),
+        "peak multiply-adds per second": statistics.median(tops),
+        "share of peak": statistics.median(
+            work / mine / top for mine, top in zip(seconds["ensembles.train"], tops, strict=True)
+        ),
     }
 
 
@@ -320,14 +419,14 @@ def main() -> None:
 
     from ncutil.press import run as press
 
-    root = Path(__file__).parents[2]
+    root, rounds = Path(__file__).parents[2], int(sys.argv[1]) if len(sys.argv) > 1 else 3
     started = datetime.now(UTC).isoformat(timespec="seconds")
     context = {**press.commit(root), "versions": press.versions()}
-    results = [compare(name, rounds=3) for name in SHAPES]
-    for result in results:
-        print(told(result))
     for package in ("jax", "jaxlib", "llvmlite", "torch"):
         context["versions"][package] = metadata.version(package)
+    results = [compare(name, rounds) for name in SHAPES]
+    for result in results:
+        print(told(result))
     record = {
         "study": "benchmarks",
         "command": "python tests/benchmarks/test_ensembles_speed.py",
