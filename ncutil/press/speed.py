@@ -59,8 +59,8 @@ def _shape(shape: Mapping[str, Any]) -> str:
     )
     apart = shape.get("distance of the distributions of losses")
     losses = (
-        "After all steps the distributions of the networks' losses differ from the kernel's by at most "
-        f"{max(apart.values()):.2g} (Kolmogorov and Smirnov's distance, 0 for none and 1 for all)."
+        "After all steps the distributions of losses of the peers that train all networks differ from the kernel's by "
+        f"at most {max(apart.values()):.2g} (Kolmogorov and Smirnov's distance, 0 for none and 1 for all)."
         if apart
         else ""
     )
