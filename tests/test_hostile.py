@@ -33,7 +33,7 @@ from nbgrader.api import Gradebook
 
 from ncutil.asking import KEYS, decode
 from ncutil.press import sandbox
-from ncutil.press.classroom import intake, judging
+from ncutil.press.classroom import collect, commands, intake, judging
 from ncutil.press.classroom.collect import grade_id
 from ncutil.press.classroom.gradebook import FORMULA
 from ncutil.press.classroom.problems import ProblemSet, read_set
@@ -842,6 +842,47 @@ class TestTheClass:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What no program above happened to do
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, OverflowError, PermissionError])
+def test_what_nobody_foresaw_costs_one_submission_and_no_other(
+    problem_set: ProblemSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    for student in ("ada", "bad run", "bad verdict", "zoe"):
+        hand_in(tmp_path, problem_set, Case(student))
+    (tmp_path / "course.yml").write_text(f"seed: {SEED}\n")
+    course = collect.read_course(tmp_path)
+    run, judge = collect.run_submission, judging.judge
+
+    def stumbling_run(item: ProblemSet, submission: intake.Submission, *how: Any) -> collect.Record:
+        if submission.student == "bad run":
+            raise error("hush")
+        return run(item, submission, *how)
+
+    def stumbling_judge(item: ProblemSet, record: collect.Record) -> dict[str, Any]:
+        if record["student"] == "bad verdict" and record["status"] == "done":
+            raise error("hush")
+        return judge(item, record)
+
+    monkeypatch.setattr(collect, "run_submission", stumbling_run)
+    monkeypatch.setattr(judging, "judge", stumbling_judge)
+
+    def bring_up_to_date() -> dict[str, collect.Record]:
+        submissions, _ = collect.collect(course, [SET])
+        records = commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
+        return {student: record for (student, _), record in records.items()}
+
+    records = bring_up_to_date()
+    note = f"grading it failed ({error.__name__}); it is tried again with the next grading"
+    for student in ("bad run", "bad verdict"):
+        assert (records[student]["status"], records[student]["note"]) == ("not run", note)
+        assert sum(part["score"] for part in records[student]["judged"].values()) == 0
+    for student in ("ada", "zoe"):
+        assert (records[student]["status"], records[student]["judged"]["double-check"]["score"]) == ("done", 2)
+    monkeypatch.undo()
+    records = bring_up_to_date()
+    assert {record["status"] for record in records.values()} == {"done"}
+
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from ncutil.press import sandbox
+from ncutil.press import archive, sandbox
 from ncutil.press.classroom import collect, intake
 from ncutil.press.sandbox import Ended, Limits, NoSandboxError
 
@@ -125,6 +125,12 @@ os.mkdir('odd'); open('odd/x', 'w').write('1'); os.chmod('odd/x', 0o4777)
         ended = python(folder, program)
         assert (ended.status, ended.returncode) == ("failed", 1)
         assert "OSError: [Errno 2" in ended.output  # 27 file too large, 28 no space left
+
+    def test_a_name_that_is_too_long_for_the_archive_is_left_out_with_a_word(self, folder: Path) -> None:
+        ended = python(folder, "open('n' * 101, 'w'); open('m' * 90, 'w'); open('end', 'w').write('1')")
+        assert ended.status == "done"
+        assert left(folder).keys() == {"given.txt", "end", "m" * 90}
+        assert "n" * 101 + ": file name is too long" in ended.output
 
     def test_names_are_no_paths(self, folder: Path) -> None:
         program = "open('-rf', 'w'); open('a\\nb', 'w'); open(b'\\xff', 'w'); open('..x', 'w'); open('~', 'w')"
@@ -344,7 +350,7 @@ for path in glob.glob('/proc/[0-9]*/fd/1'):
     def test_it_ends_with_who_started_it(self, folder: Path) -> None:
         program = f"""
 from pathlib import Path
-from ncutil.press import sandbox
+from ncutil.press import archive, sandbox
 sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
 """
         grader = subprocess.Popen([sys.executable, "-c", program])
@@ -374,34 +380,88 @@ def test_the_page_names_the_limits_of_grading() -> None:
     assert limits.entries * sandbox.CROWD == 20_000
 
 
-class TestForgedArchives:
-    """What comes out is read by `_unpack` alone; here it gets archives that no honest program leaves."""
+def packed(*entries: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as target:
+        for entry in entries:
+            target.addfile(entry, io.BytesIO(bytes(entry.size)))
+    return file.getvalue()
 
-    @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "door/escaped"])
-    def test_no_way_out_of_the_folder(self, folder: Path, name: str) -> None:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            link = tarfile.TarInfo("door")
-            link.type, link.linkname = tarfile.SYMTYPE, ".."
-            archive.addfile(link)
-            archive.addfile(tarfile.TarInfo(name))
-        sandbox._unpack(packed, folder, SMALL, Ended("done", 0, 1.0, ""))
+
+def entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.size, made.type, made.linkname = size, kind, link
+    return made
+
+
+def head(kind: bytes, size: bytes) -> bytes:
+    """A head of an archive that says whatever it likes of its size."""
+    plain = bytearray(packed(entry("x"))[:512])
+    plain[156:157], plain[124:136] = kind, size.ljust(12, b"\0")
+    plain[148:156] = b"%06o\0 " % (sum(plain[:148]) + 8 * 32 + sum(plain[156:]))
+    return bytes(plain)
+
+
+FORGED = {
+    "parent": packed(entry("../escaped")),
+    "parent on the way": packed(entry("a", kind=tarfile.DIRTYPE), entry("a/../../escaped")),
+    "absolute": packed(entry("/tmp/escaped")),
+    "through a link": packed(entry("door", kind=tarfile.SYMTYPE, link=".."), entry("door/escaped")),
+    "twice": packed(entry("x", 3), entry("x", 4)),
+    "a file as a folder": packed(entry("x"), entry("x/y")),
+    "a long name of GNU": packed(entry("n" * 200), form=tarfile.GNU_FORMAT),
+    "a head of PAX": packed(entry("n" * 200), form=tarfile.PAX_FORMAT),
+    "heads within heads": head(b"L", b"1") * 3000,
+    "a name of 8 GB": head(b"L", b"77777777777"),
+    "a name of 2**62 bytes": head(b"L", b"\x80" + (2**62).to_bytes(11, "big")),
+    "a head of PAX of 2**80 bytes": head(b"x", b"\x80" + (2**80).to_bytes(11, "big")),
+    "a sparse file": head(b"S", b"1000"),
+    "minus one byte": head(b"0", b"\xff" * 12),
+    "minus one byte in words": head(b"0", b"-1"),
+    "no number": head(b"0", b"9x"),
+    "a folder with contents": head(b"5", b"1000"),
+    "contents that are not there": packed(entry("x", 5000))[:1024],
+    "no end": packed(entry("x"))[:512],
+    "nothing": b"",
+    "noise": b"noise" * 1000,
+}
+
+
+class TestForgedArchives:
+    """A submission can write into the archive of its files on their way out, whatever it likes."""
+
+    @pytest.mark.parametrize("name", FORGED)
+    @pytest.mark.parametrize(("before", "after"), [("done", "failed"), ("wall time", "wall time")])
+    def test_is_refused_and_leaves_the_folder_as_it_was(self, folder: Path, name: str, before: str, after: str) -> None:
+        ended = sandbox._take_out(io.BytesIO(FORGED[name]), folder, SMALL, Ended(before, 0, 1.0, "said\n"))
+        assert ended.status == after
+        assert ended.output.startswith("said\n\n[what it left is not readable: ")
+        assert left(folder) == {"given.txt": "given"}
         assert [path.name for path in folder.parent.iterdir()] == ["given"]
 
-    def test_absolute_names_stay_below(self, folder: Path, tmp_path: Path) -> None:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            archive.addfile(tarfile.TarInfo(str(tmp_path / "escaped")))
-        sandbox._unpack(packed, folder, SMALL, Ended("done", 0, 1.0, ""))
-        assert not (tmp_path / "escaped").exists()
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            head(b"0", b"77777777777"),
+            packed(*[entry(f"x{i}", 10**7) for i in range(2)]),
+            packed(*[entry(f"x{i}", kind=tarfile.SYMTYPE, link=".") for i in range(SMALL.entries + 2)]),
+            packed(*[entry("/".join("d" * (i + 1)), kind=tarfile.DIRTYPE) for i in range(archive.DEPTH + 2)]),
+        ],
+        ids=["8 GB", "together", "entries", "depth"],
+    )
+    def test_too_much_is_not_taken(self, folder: Path, forged: bytes) -> None:
+        assert sandbox._take_out(io.BytesIO(forged), folder, SMALL, Ended("done", 0, 1.0, "")).status == "disk"
+        assert left(folder) == {"given.txt": "given"}
+        assert [path.name for path in folder.parent.iterdir()] == ["given"]
 
-    @pytest.mark.parametrize("noise", [b"", b"noise" * 1000, b"\0" * 512])
-    def test_noise_leaves_the_folder_as_it_was(self, folder: Path, noise: bytes) -> None:
-        ended = sandbox._unpack(io.BytesIO(noise), folder, SMALL, Ended("done", 0, 1.0, "said\n"))
-        assert ended.status in ("done", "failed")
-        if ended.status == "failed":
-            assert ended.output.startswith("said\n\n[what it left is not readable")
-            assert left(folder) == {"given.txt": "given"}
+    def test_what_is_as_it_should_be_is_taken(self, folder: Path) -> None:
+        long = "/".join(("d" * 90, "n" * 90))
+        given = (entry("."), entry("d" * 90), entry(long, 5000), entry("x", 512), entry("link", kind=b"2", link="/"))
+        for place in given[:2]:
+            place.type = tarfile.DIRTYPE
+        ended = sandbox._take_out(io.BytesIO(packed(*given)), folder, SMALL, Ended("done", 0, 1.0, ""))
+        assert ended.status == "done"
+        assert left(folder) == {long: "\0" * 5000, "x": "\0" * 512}
 
 
 class TestWithout:

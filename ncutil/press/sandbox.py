@@ -17,7 +17,6 @@ import site
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from typing import IO, Any
 import psutil
 
 import ncutil
+from ncutil.press import archive
 
 MIB = 2**20
 BUBBLEWRAP, NONE = "bwrap", "none"
@@ -45,9 +45,6 @@ MARK = "/.sandbox"
 
 GRACE = 5.0
 """Seconds after the wall time within which the files have to be out."""
-
-DEPTH = 16
-"""Folders within folders that are taken out."""
 
 CROWD = 10
 """Times as many files as may be left may be there while the program runs."""
@@ -163,7 +160,8 @@ def run(
     inside = ["sh", "-c", _WRAPPER, "sh", *_limited(command, limits)]
     seen = [*_libraries(), *(path.resolve() for path in readable)]
     with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as left:
-        _pack(folder, packed)
+        archive.pack(folder, packed)
+        packed.seek(0)
         if sandbox == BUBBLEWRAP:
             # The first process in there keeps the environment that it was started with: it gets next to none.
             words = _bubblewrap(inside, seen, limits, variables)
@@ -175,7 +173,7 @@ def run(
             finally:
                 # Ending the command does not end a container; where it has ended by itself this does nothing.
                 subprocess.run([sandbox, "kill", name], capture_output=True)
-        return ended if ended.status == "disk" else _unpack(left, folder, limits, ended)
+        return ended if ended.status == "disk" else _take_out(left, folder, limits, ended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,11 +190,12 @@ if test -d {MARK}; then
     done
   done
 fi 2>/dev/null
-tar -cf - . 2>/dev/null
+tar --format=ustar --hard-dereference -cf - .
 exit $status
 """
 """Take the files in, run the command, end whatever it left running, hand the files out. It runs as the stranger does,
-who can stop it and so lose the own files, and nothing else."""
+who can stop it and so lose the own files, and nothing else. What `tar` cannot put into an archive of that form (a name
+that is too long) it leaves out and says so."""
 
 
 def _limited(command: Sequence[str], limits: Limits) -> list[str]:
@@ -456,44 +455,21 @@ def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: M
 # Files in, files out
 
 
-def _pack(folder: Path, target: IO[bytes]) -> None:
-    """Archive the regular files and folders below a folder, as everybody's and readable; links are left out."""
-
-    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if not (entry.isreg() or entry.isdir()):
-            return None
-        entry.uid = entry.gid = 0
-        entry.uname = entry.gname = ""
-        entry.mode = 0o777 if entry.isdir() else 0o666
-        return entry
-
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        for path in sorted(folder.iterdir()):
-            archive.add(path, arcname=path.name, filter=plain)
-    target.seek(0)
-
-
-def _unpack(source: IO[bytes], folder: Path, limits: Limits, ended: Ended) -> Ended:
-    """Put the regular files of a stranger's archive in place of a folder's, all or none."""
+def _take_out(source: IO[bytes], folder: Path, limits: Limits, ended: Ended) -> Ended:
+    """Put what is in a stranger's archive in place of what is in a folder, all or nothing."""
     source.seek(0)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        with tarfile.open(fileobj=source, mode="r:") as archive:
-            total = 0
-            for number, entry in enumerate(archive):
-                total += entry.size
-                if number > limits.entries or total > limits.disk * MIB or entry.name.count("/") > DEPTH:
-                    return replace(ended, status="disk")
-                if entry.isreg() or entry.isdir():
-                    archive.extract(entry, fresh, set_attrs=False, filter="data")
+        archive.unpack(source, fresh, limits.disk * MIB, limits.entries)
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for path in fresh.iterdir():
             path.rename(folder / path.name)
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except archive.TooMuchError:
+        return replace(ended, status="disk")
+    except (OSError, ValueError) as error:
         status = "failed" if ended.status == "done" else ended.status
-        lost = f"[what it left is not readable: {error}]"
-        return replace(ended, status=status, output=f"{ended.output}\n{lost}\n")
+        return replace(ended, status=status, output=f"{ended.output}\n[what it left is not readable: {error}]\n")
     finally:
         shutil.rmtree(fresh)
     return ended

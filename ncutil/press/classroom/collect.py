@@ -195,19 +195,29 @@ def parse_answers(text: str) -> dict[str, Any]:
     return answers if isinstance(answers, dict) else {}
 
 
-def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, limits: sandbox.Limits) -> Record:
-    """The record of a submission, not judged yet."""
-    record: Record = {
+def _blank(problem_set: ProblemSet, submission: Submission) -> Record:
+    return {
         "format": FORMAT,
         "student": submission.student,
         "set": problem_set.name,
-        "submission": fingerprint(submission),
+        "submission": "",
         "run_key": problem_set.run_key,
         "note": "",
         "texts": {},
         "answers": "",
         "seconds": 0.0,
     }
+
+
+def lost(problem_set: ProblemSet, submission: Submission, error: Exception) -> Record:
+    """The record of a submission that grading itself has stumbled over; nothing in it comes from there."""
+    note = f"grading it failed ({type(error).__name__}); it is tried again with the next grading"
+    return _blank(problem_set, submission) | {"status": "not run", "note": note}
+
+
+def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, limits: sandbox.Limits) -> Record:
+    """The record of a submission, not judged yet."""
+    record = _blank(problem_set, submission) | {"submission": fingerprint(submission)}
     try:
         if submission.path is None or submission.problem:
             raise ValueError(submission.problem)

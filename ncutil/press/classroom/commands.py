@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,14 +202,22 @@ def _bring_up_to_date(
     records: dict[tuple[str, str], Record] = {}
     waiting, judged, outdated = [], 0, 0
 
-    def settle(record: "Record", item: "ProblemSet") -> None:
-        record |= {
-            "judge_key": item.judge_key,
-            "judged": judging.judge(item, record),
-            "remark": judging.remark(item, record),
-        }
-        collect.keep(course, record)
-        records[record["student"], record["set"]] = record
+    def settle(one: "Submission", outcome: "Callable[[], Record]") -> None:
+        """Judge a submission and keep its record; whatever goes wrong costs this one its turn, and no other."""
+        item = sets[one.name]
+        try:
+            record = outcome()
+            record |= {
+                "judge_key": item.judge_key,
+                "judged": judging.judge(item, record),
+                "remark": judging.remark(item, record),
+            }
+            collect.keep(course, record)
+        except Exception as error:
+            # Not kept: the next grading tries it again.
+            record = collect.lost(item, one, error)
+            record |= {"judge_key": item.judge_key, "judged": judging.judge(item, record), "remark": ""}
+        records[one.student, one.name] = record
 
     for submission in submissions:
         item = sets[submission.name]
@@ -218,7 +227,7 @@ def _bring_up_to_date(
         elif record["judge_key"] == item.judge_key:
             records[submission.student, submission.name] = record
         elif regrade:
-            settle(record, item)
+            settle(submission, partial(dict, record))
             judged += 1
         else:
             records[submission.student, submission.name] = record
@@ -243,7 +252,7 @@ def _bring_up_to_date(
         with tqdm(total=len(waiting), unit="submission", disable=None) as bar:
             for number, future in enumerate(as_completed(futures), 1):
                 one = futures[future]
-                settle(future.result(), sets[one.name])
+                settle(one, future.result)
                 bar.update()
                 if bar.disable:
                     click.echo(f"{number} of {len(waiting)}: {one.student}, {one.name}", err=True)
