@@ -15,6 +15,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -537,7 +538,7 @@ def broken_files() -> list[Case]:
         broken(
             "cells that are none",
             text(json.dumps({**empty, "cells": ["x"]})),
-            "the file is not a notebook (ValidationError)",
+            "the file is not a notebook: one of its cells has no text or no type",
         ),
         broken("a pickle", text(pickle.dumps(print)), "the file is not UTF-8 text"),
         broken("50 MB", big, "the notebook is larger than 10 MB; clear its outputs and hand it in again"),
@@ -924,6 +925,64 @@ def test_a_dict_of_very_many_keys_is_refused() -> None:
     assert len(decode({"dict": [[k, 0] for k in range(KEYS)]})) == KEYS
     with pytest.raises(ValueError, match="not an answer"):
         decode({"dict": [[k, 0] for k in range(KEYS + 1)]})
+
+
+def notebook_file(folder: Path, **content: Any) -> Path:
+    path = folder / "notebook.ipynb"
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [], **content}))
+    return path
+
+
+def test_reading_a_notebook_costs_what_its_cells_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Outputs that are none, attachments and ids are for nobody; a validator would look at each and complain of it."""
+    code = {"cell_type": "code", "id": "same", "source": ["x = 1\n", "y = 2"], "metadata": {"trusted": [{}]}}
+    text = {"cell_type": "markdown", "id": "same", "source": "Because.", "attachments": {str(i): {} for i in range(99)}}
+    path = notebook_file(tmp_path, cells=[code | {"outputs": [{}] * 12_000}, *[text] * 500])
+    tracemalloc.start()
+    notebook = intake.read_notebook(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * path.stat().st_size + 2**20
+    assert notebook.cells[0] == {"cell_type": "code", "metadata": {}, "source": "x = 1\ny = 2"}
+    assert notebook.cells[1] == {"cell_type": "markdown", "metadata": {}, "source": "Because."}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_read_of_a_notebook(tmp_path: Path) -> None:
+    names = {"grade_id": "a", "points": 2, "solution": True}
+    cell = {"cell_type": "code", "source": "x", "metadata": {"nbgrader": names | {"deep": [1]}, "tags": ["t"]}}
+    metadata = {"kernelspec": {"language": "R"}, "ncutil": {"seed": 7}, "language_info": [], "widgets": {"state": {}}}
+    found = intake.read_notebook(notebook_file(tmp_path, cells=[cell], metadata=metadata))
+    assert found.cells == [{"cell_type": "code", "source": "x", "metadata": {"nbgrader": names}}]
+    assert found.metadata == {"kernelspec": {"language": "R"}, "ncutil": {"seed": 7}}
+    assert found.cells[0].metadata.nbgrader.grade_id == "a"
+
+
+def test_version_3_is_read(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "code", "input": ["x = 1"], "language": "python", "metadata": {"nbgrader": {"grade_id": "a"}}},
+        {"cell_type": "markdown", "source": "Because.", "metadata": {}},
+    ]
+    found = intake.read_notebook(notebook_file(tmp_path, nbformat=3, worksheets=[{"cells": cells}]))
+    assert [(grade_id(cell), cell.source) for cell in found.cells] == [("a", "x = 1"), ("", "Because.")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"cells": {}}, "it has no cells"),
+        ({"nbformat": 3, "worksheets": [[]]}, "it has no cells"),
+        ({"cells": [{"cell_type": "code"}]}, "one of its cells has no text or no type"),
+        ({"cells": [{"cell_type": "code", "source": ["x", 1]}]}, "one of its cells has no text or no type"),
+        ({"cells": [{"cell_type": [], "source": "x"}]}, "one of its cells has no text or no type"),
+        ({"cells": [{}] * (intake.CELLS + 1)}, f"more than {intake.CELLS} cells"),
+        ({"nbformat": True}, "no version of the format"),
+        ({"nbformat": 10**4000}, "the notebook has version 10000000000000000000 of the format"),
+    ],
+)
+def test_what_is_no_notebook_is_said(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        intake.read_notebook(notebook_file(tmp_path, **content))
 
 
 def test_files_are_read_with_a_bound(tmp_path: Path) -> None:
