@@ -23,6 +23,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from conftest import clone_environment, make_small_clone
@@ -32,12 +33,13 @@ from hypothesis import strategies as st
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
 
-from ncutil.asking import KEYS, decode
+from ncutil.asking import KEYS, agree, decode
 from ncutil.press import sandbox
 from ncutil.press.classroom import collect, commands, intake, judging
 from ncutil.press.classroom.collect import grade_id
 from ncutil.press.classroom.gradebook import FORMULA
 from ncutil.press.classroom.problems import ProblemSet, read_set
+from ncutil.press.classroom.runner import LONGEST
 from ncutil.press.project import Project
 from ncutil.press.sandbox import NoSandboxError
 
@@ -921,10 +923,71 @@ def test_deep_answers_are_judged(problem_set: ProblemSet, depth: int) -> None:
         assert isinstance(judging.remark(problem_set, record), str)
 
 
-def test_a_dict_of_very_many_keys_is_refused() -> None:
-    assert len(decode({"dict": [[k, 0] for k in range(KEYS)]})) == KEYS
-    with pytest.raises(ValueError, match="not an answer"):
-        decode({"dict": [[k, 0] for k in range(KEYS + 1)]})
+def keys(number: int) -> dict[str, Any]:
+    return {"dict": [[k, 0] for k in range(number)]}
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
+
+
+REFUSED = {
+    "keys": keys(KEYS + 1),
+    "keys of several dicts": [keys(KEYS // 2), keys(KEYS // 2 + 1)],
+    "keys of dicts in dicts": {"dict": [["x", keys(KEYS)]]},
+    "a long text among many": ["x" * 5000] + [""] * 2000,
+    "a long text among many numbers": ["x" * 5000] + [0] * 2000,
+    "depth": nested(100),
+    "dimensions": {"array": [[[[[[[[[1]]]]]]]]], "shape": [1] * 9},
+    "very many dimensions": {"array": [], "shape": [10**6] * 10**5},
+    "a long dimension": {"array": [], "shape": [0, 10**8]},
+    "texts as an array": {"array": ["x" * 1000, "y"], "shape": [2]},
+    "a text among numbers": {"array": [1, "y"], "shape": [2]},
+    "lists as numbers": {"array": [[1], [2]], "shape": [2]},
+    "rows of several lengths": {"array": [[1], [2, 3]], "shape": [2, 1]},
+    "another size": {"array": [1, 2], "shape": [3]},
+    "half a dimension": {"array": [1, 2], "shape": [2.0]},
+    "a dimension that is true": {"array": [1], "shape": [True]},
+    "minus one": {"array": [1], "shape": [-1]},
+    "a shape that is none": {"array": [1], "shape": "1"},
+    "a huge number": {"array": [10**4000], "shape": [1]},
+    "nothing": {"array": [None], "shape": [1]},
+    "other names": {"array": [1]},
+    "a list as a key": {"dict": [[[], 1]]},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_take_more_room_than_it_has_characters_is_refused(name: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"^an? "):
+        decode(REFUSED[name])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_what_an_answer_may_be() -> None:
+    assert len(decode(keys(KEYS))) == KEYS
+    assert decode({"array": [[True, False]], "shape": [1, 2]}).dtype == bool
+    assert decode({"array": 2.5, "shape": []}).shape == ()
+    assert decode({"array": [[], []], "shape": [2, 0]}).shape == (2, 0)
+    assert decode(["x" * 1000] + ["y"] * 1000)[1] == "y"
+
+
+def test_texts_are_not_compared_as_truths() -> None:
+    assert not agree(["x" * 10**6] + [""] * 10**5, np.array([True]), 0)
+    assert agree([True, False], np.array([True, False]), 0)
+    assert agree([[True], [False]], np.array([[True], [False]]), 0)
+    assert not agree([1, 0], np.array([True, False]), 0)
+
+
+def test_an_answer_is_not_longer_than_may_be_handed_over(problem_set: ProblemSet) -> None:
+    for number, start in ((LONGEST // 3 + 1, "more than 500000 characters as JSON"), (LONGEST // 4, "[1, 1, 1")):
+        asks = {"asks": [{"values": [[1] * number]}]}
+        record = {"answers": json.dumps({"largest-check": asks}), "texts": {}}
+        (check,) = judging.judge(problem_set, record)["largest-check"]["checks"]
+        assert check["given"].startswith(start)
 
 
 def notebook_file(folder: Path, **content: Any) -> Path:
