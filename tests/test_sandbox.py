@@ -1,22 +1,27 @@
 """A stranger's program sees its own folder and takes what the limits give; whatever it does, it is gone afterwards."""
 
+import errno
 import io
 import os
+import platform
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+from ast import literal_eval
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT
 
-from ncutil.press import archive, sandbox
+from ncutil.press import archive, sandbox, syscalls, watch
 from ncutil.press.classroom import collect, intake
 from ncutil.press.sandbox import Ended, Limits, NoSandboxError
 
@@ -66,6 +71,14 @@ def gone(mark: str) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def denied_here() -> dict[str, int]:
+    """Names and numbers of the system calls that the filter of this machine denies."""
+    machine = syscalls.MACHINES.get(platform.machine())
+    if machine is None:
+        pytest.skip(f"there is no filter of system calls for {platform.machine()}")
+    return {name: both[machine[0]] for name, both in syscalls.DENIED.items()}
 
 
 @isolated
@@ -214,6 +227,45 @@ except OSError:
 """
             assert python(folder, program).output.split("\n")[:3] == ["refused", "refused", "no names"]
 
+    def test_no_file_of_the_teacher_is_open(self, folder: Path) -> None:
+        program = """
+import glob, os
+seen = []
+for path in glob.glob('/proc/[0-9]*/fd/*'):
+    try:
+        seen.append(os.readlink(path))
+    except OSError:
+        pass
+print(*sorted({name.split(':')[0] for name in seen}))
+"""
+        assert set(python(folder, program).output.split()) <= {"/dev/null", "pipe", "anon_inode", "/submission"}
+
+    def test_no_key_of_the_teacher_can_be_read(self, folder: Path) -> None:
+        """Keys in a session's keyring are handed down to whatever is started in it, whoever that runs as."""
+        add, keyctl = (
+            syscalls.DENIED[name][syscalls.MACHINES[platform.machine()][0]] for name in ("add_key", "keyctl")
+        )
+        read = f"""
+import ctypes
+call, text = ctypes.CDLL(None, use_errno=True).syscall, ctypes.create_string_buffer(100)
+key = call({keyctl}, 10, -3, b'user', b'ncutil-test', 0)
+print(call({keyctl}, 11, key, text, 100), text.value, ctypes.get_errno())
+"""
+        teacher = f"""
+import ctypes, sys
+from pathlib import Path
+from ncutil.press import sandbox
+call = ctypes.CDLL(None).syscall
+if call({keyctl}, 1, None) < 0 or call({add}, b'user', b'ncutil-test', b'hush', 4, -3) < 0:
+    sys.exit('no keys')
+exec({read!r})
+print(sandbox.run([sys.executable, '-S', '-c', {read!r}], Path({str(folder)!r})).output)
+"""
+        done = subprocess.run([sys.executable, "-c", teacher], capture_output=True, text=True)
+        if "no keys" in done.stderr:
+            pytest.skip("this machine keeps no keys for its users")
+        assert done.stdout.split("\n")[:2] == ["4 b'hush' 0", "-1 b'' 1"]
+
     def test_no_way_to_other_rights(self, folder: Path) -> None:
         program = """
 import os, subprocess
@@ -225,6 +277,40 @@ assert subprocess.run(['su', '-c', 'true'], capture_output=True).returncode != 0
 """
         ended = python(folder, program)
         assert ended.status == "done", ended.output
+
+
+LONG = replace(SMALL, wall=60, cpu=60)
+FIRST = "open('first', 'w').write('1')\n"
+HOGS = {
+    "processes": "import os, time\nfor i in range(4): os.fork() or (b'a' * 10**8, time.sleep(600))\ntime.sleep(600)",
+    "shared": "import mmap, time\nx = [mmap.mmap(-1, 10**8) for i in range(5)]\nfor m in x: m.write(bytes(10**8))\n"
+    "time.sleep(600)",
+}
+HOGS["a decoy"] = f"""
+import ctypes, os, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()
+        ctypes.CDLL(None).prctl(15, b'timeout')
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+time.sleep(0.5)
+{HOGS["processes"]}
+"""
+HOGS["hidden"] = "import ctypes, time\nctypes.CDLL(None).prctl(4, 0)\ntime.sleep(600)"
+HOGS["first threads that have ended"] = """
+import ctypes, os, platform, threading, time
+def hold():
+    x = b'a' * 10**8
+    time.sleep(600)
+for i in range(4):
+    if os.fork() == 0:
+        threading.Thread(target=hold).start()
+        ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)
+time.sleep(600)
+"""
+UNNAMED = "import os, time\nfor i in range(40): os.write(os.memfd_create('x'), bytes(10**7))\ntime.sleep(600)"
 
 
 @isolated
@@ -244,19 +330,61 @@ class TestLimits:
         assert ended.status == "failed"
         assert "MemoryError" in ended.output
 
+    @pytest.mark.parametrize("program", HOGS.values(), ids=HOGS.keys())
+    def test_memory_of_all(self, folder: Path, program: str) -> None:
+        ended = python(folder, FIRST + program, LONG)
+        assert (ended.status, left(folder)["first"]) == ("memory", "1")
+        assert ended.seconds < LONG.wall
+
+    def test_memory_that_belongs_to_no_process(self, folder: Path) -> None:
+        """It cannot be made; where there is no filter of system calls, what is held open is counted."""
+        ended = python(folder, FIRST + UNNAMED, LONG)
+        assert ended.status == "failed"
+        assert "PermissionError" in ended.output
+
+    def test_memory_that_belongs_to_no_process_where_there_is_no_filter(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(syscalls, "program", lambda: b"")
+        assert python(folder, FIRST + UNNAMED, LONG).status == "memory"
+        assert left(folder)["first"] == "1"
+
+    def test_a_program_that_stops_its_wrapper_loses_its_files_and_its_memory(self, folder: Path) -> None:
+        stop = "import os, signal\nparent = open(f'/proc/{os.getppid()}/stat').read().split()[3]\n"
+        stop += "os.kill(int(parent), signal.SIGSTOP)\n"
+        ended = python(folder, FIRST + stop + HOGS["processes"], LONG)
+        assert ended.status == "memory"
+        assert ended.seconds < LONG.wall
+        assert left(folder) == {"given.txt": "given"}
+
     @pytest.mark.parametrize(
         "program",
         [
-            "import os, time\nfor i in range(4): os.fork() or (b'a' * 10**8, time.sleep(30))\ntime.sleep(30)",
-            "import mmap, time\nx = [mmap.mmap(-1, 10**8) for i in range(5)]\nfor m in x: m.write(bytes(10**8))\n"
-            "time.sleep(30)",
-            "import os, time\nfor i in range(40): os.write(os.memfd_create('x'), bytes(10**7))\ntime.sleep(30)",
+            "import os\nfor i in range(6):\n    if os.fork() == 0: break\nwhile True: pass",
+            "import os, time\nwhile True:\n    if os.fork() == 0:\n        until = time.process_time() + 0.3\n"
+            "        while time.process_time() < until: pass\n        os._exit(0)\n    os.wait()",
         ],
-        ids=["processes", "shared", "unnamed files"],
+        ids=["side by side", "one after the other"],
     )
-    def test_memory_of_all(self, folder: Path, program: str) -> None:
-        assert python(folder, "open('first', 'w').write('1')\n" + program).status == "memory"
-        assert left(folder)["first"] == "1"
+    def test_processor_time_of_all(self, folder: Path, program: str) -> None:
+        limits = Limits(wall=60, cpu=2, memory=256)
+        ended = python(folder, FIRST + program, limits)
+        assert (ended.status, left(folder)["first"]) == ("processor time", "1")
+        assert ended.seconds < limits.wall
+
+    def test_nothing_that_runs_as_the_stranger_is_without_limits(self, folder: Path) -> None:
+        program = """
+import glob
+for path in glob.glob('/proc/[0-9]*'):
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in open(path + '/limits')}
+    name = open(path + '/comm').read().strip()
+    if name != 'bwrap':
+        print(name, *limits['Max processes'], *limits['Max data size'], *limits['Max open files'])
+"""
+        found = [line.split() for line in python(folder, program).output.splitlines()]
+        data = str(SMALL.memory * 2**20)
+        assert {name: most for name, most, *_ in found} == {"sh": "24", "timeout": "24", "python": "20"}
+        assert all(rest == [most, data, data, "64", "64"] for _, most, *rest in found)
 
     def test_fork_bomb_and_its_neighbour(self, folder: Path, tmp_path: Path) -> None:
         bomb = """
@@ -297,6 +425,83 @@ while True:
 
     def test_output_that_is_no_text(self, folder: Path) -> None:
         assert "\ufffd" in python(folder, "import os; os.write(1, b'\\xff\\xfe\\x00')").output
+
+
+@isolated
+class TestSystemCalls:
+    def test_what_is_denied_is_denied(self, folder: Path) -> None:
+        numbers = denied_here()
+        program = f"""
+import ctypes
+call = ctypes.CDLL(None, use_errno=True).syscall
+print({{name: (call(number, 0, 0, 0, 0, 0), ctypes.get_errno()) for name, number in {numbers}.items()}})
+"""
+        assert literal_eval(python(folder, program).output) == dict.fromkeys(numbers, (-1, errno.EPERM))
+
+    def test_families_of_sockets(self, folder: Path) -> None:
+        program = """
+import socket
+for family in (1, 2, 10, 16, 17, 31, 38, 40, 45):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM if family != 16 else socket.SOCK_RAW)
+        print(family)
+    except OSError as error:
+        print(family, error.errno)
+socket.socketpair()
+"""
+        ended = python(folder, program)
+        assert ended.status == "done"
+        assert ended.output.split("\n")[:-1] == ["1", "2", "10", "16", "17 1", "31 1", "38 1", "40 1", "45 1"]
+
+    def test_what_a_notebook_needs_goes_on(self, folder: Path) -> None:
+        program = """
+import ctypes, multiprocessing, subprocess, threading
+import IPython.core.interactiveshell, matplotlib.pyplot, numpy, pandas, scipy.linalg, sklearn.linear_model, torch
+print(float((torch.ones(99, 99) @ torch.ones(99, 99)).sum()), float(numpy.linalg.det(numpy.eye(3))))
+print(ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 3)(), multiprocessing.get_context('fork').Pool(2).map(abs, [1, -2]))
+print(next(iter(torch.utils.data.DataLoader([1, 2], num_workers=1))), subprocess.check_output(['echo', 'there']))
+matplotlib.pyplot.plot([1, 2])
+matplotlib.pyplot.savefig('plot.png')
+"""
+        how = {"limits": Limits(), "env": {"MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp"}}
+        ended = sandbox.run([sys.executable, "-c", program], folder, **how)  # type: ignore[arg-type]
+        assert ended.status == "done", ended.output
+        assert ended.output.endswith("970299.0 1.0\n3 [1, 2]\ntensor([1]) b'there\\n'\n")
+        assert (folder / "plot.png").exists()
+
+
+def verdict(program: bytes, machine: int, number: int, argument: int = 0) -> int:
+    """What the kernel makes of a filter, for the four operations that ours has."""
+    data = struct.pack("=IIQ6Q", number, machine, 0, argument, *[0] * 5)
+    steps, place, loaded = list(struct.iter_unpack("=HBBI", program)), 0, 0
+    while True:
+        operation, then, otherwise, operand = steps[place]
+        place += 1
+        if operation == 0x20:
+            (loaded,) = struct.unpack_from("=I", data, operand)
+        elif operation in (0x15, 0x35):
+            place += then if (loaded == operand if operation == 0x15 else loaded >= operand) else otherwise
+        else:
+            assert operation == 0x06
+            return operand
+
+
+@pytest.mark.parametrize(("machine", "column", "name"), [("x86_64", 0, 0xC000003E), ("aarch64", 1, 0xC00000B7)])
+def test_the_filter(machine: str, column: int, name: int) -> None:
+    program, allow, deny = syscalls.program(machine), 0x7FFF0000, 0x00050001
+    denied = {both[column] for both in syscalls.DENIED.values()}
+    sockets = {both[column] for both in syscalls.SOCKETS.values()}
+    assert len(denied) == len(syscalls.DENIED)
+    for number in set(range(600)) - sockets:
+        assert verdict(program, name, number) == (deny if number in denied else allow)
+    for number in sockets:
+        for family in range(60):
+            expected = allow if family in (1, 2, 10, 16) else deny
+            # The kernel reads 32 bits of it.
+            assert verdict(program, name, number, family) == verdict(program, name, number, family + 2**40) == expected
+    for number in (0, 20, 39, 172):
+        assert verdict(program, 0x40000003, number) == verdict(program, 0x40000028, number) == deny
+        assert verdict(program, name, 0x40000000 + number) == (deny if machine == "x86_64" else allow)
 
 
 @isolated
@@ -350,7 +555,7 @@ for path in glob.glob('/proc/[0-9]*/fd/1'):
     def test_it_ends_with_who_started_it(self, folder: Path) -> None:
         program = f"""
 from pathlib import Path
-from ncutil.press import archive, sandbox
+from ncutil.press import archive, sandbox, syscalls, watch
 sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
 """
         grader = subprocess.Popen([sys.executable, "-c", program])
@@ -377,7 +582,7 @@ def test_the_page_names_the_limits_of_grading() -> None:
         f"of at most {intake.LARGEST // 2**20} MB; zips",
     ):
         assert words in page
-    assert limits.entries * sandbox.CROWD == 20_000
+    assert limits.entries * watch.CROWD == 20_000
 
 
 def packed(*entries: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:
@@ -515,6 +720,24 @@ class TestWithout:
         ended = python(folder, program, Limits(wall=1, output=100), sandbox="none")
         assert ended.status == "wall time"
         assert len(ended.output) < 200
+
+    def test_unsafe_ends_what_was_started(self, folder: Path) -> None:
+        program = "import subprocess, time\nsubprocess.Popen(['setsid', 'sleep', '61.8034'])\ntime.sleep(1)"
+        ended = python(folder, program, sandbox="none")
+        assert ended.status == "done"
+        assert gone("61.8034")
+
+    def test_unsafe_does_not_wait_for_what_it_has_never_seen(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watch, "GRACE", 0.5)
+        monkeypatch.setattr(watch, "_tree", lambda root: [])
+        program = "import subprocess\nsubprocess.Popen(['setsid', 'sleep', '33.1662'])\nprint('said')"
+        ended = python(folder, program, sandbox="none")
+        assert (ended.status, ended.output) == ("done", "said\n")
+        assert running("33.1662")
+        for number in running("33.1662"):
+            os.kill(number, signal.SIGKILL)
 
     def test_unsafe_hands_no_environment_on(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TEACHERS_TOKEN", "hush")

@@ -6,6 +6,7 @@ one byte, heads within heads. So it is read by the few lines below, which know t
 of 512 bytes, each followed by the contents of a file in blocks of 512) and refuse the rest.
 """
 
+import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ class TooMuchError(ValueError):
     """An archive holds more than may be taken out."""
 
 
-def pack(folder: Path, target: IO[bytes]) -> None:
-    """Write the regular files and folders below a folder, as everybody's and readable; links are left out."""
+def pack(folder: Path) -> bytes:
+    """The regular files and folders below a folder, as everybody's and readable; links are left out."""
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if not (entry.isreg() or entry.isdir()):
@@ -35,9 +36,11 @@ def pack(folder: Path, target: IO[bytes]) -> None:
         entry.mode = 0o777 if entry.isdir() else 0o666
         return entry
 
+    target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as archive:
         for path in sorted(folder.iterdir()):
             archive.add(path, arcname=path.name, filter=plain)
+    return target.getvalue()
 
 
 def unpack(source: IO[bytes], folder: Path, size: int, entries: int) -> None:
