@@ -29,11 +29,24 @@ SMALL = Limits(wall=20, cpu=20, memory=256, processes=20, files=64, disk=16, ent
 
 
 def sandbox_missing() -> str:
-    """Why programs cannot be isolated here; empty if they can."""
+    """Why programs cannot be isolated here; empty if they can, and where the tests shall fail if they cannot."""
+    if os.environ.get("NCUTIL_REQUIRE_SANDBOX"):
+        return ""
     try:
         return "" if sandbox.find_sandbox() == "bwrap" else "bubblewrap does not work here"
     except NoSandboxError as error:
         return str(error)
+
+
+def test_where_a_sandbox_is_required_its_absence_is_no_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise NoSandboxError("none")
+
+    monkeypatch.setattr(sandbox, "find_sandbox", none)
+    monkeypatch.delenv("NCUTIL_REQUIRE_SANDBOX", raising=False)
+    assert sandbox_missing() == "none"
+    monkeypatch.setenv("NCUTIL_REQUIRE_SANDBOX", "1")
+    assert sandbox_missing() == ""
 
 
 isolated = pytest.mark.skipif(bool(sandbox_missing()), reason=sandbox_missing())
@@ -203,6 +216,17 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         path = str(extra / "table.csv")
         assert python(folder, f"print(open({path!r}).read())", readable=[extra]).output == "1,2\n"
         assert "Read-only" in python(folder, f"open({path!r}, 'a')", readable=[extra]).output
+
+    def test_solutions_are_not_shown(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An environment may have been made in the root of a clone, or a clone below Python's own folder."""
+        clone = tmp_path / "clone"
+        (clone / "notebooks" / "assignments").mkdir(parents=True)
+        for seen in (clone, ROOT.parent):
+            with pytest.raises(NoSandboxError, match=r"holds the problem sets with their solutions: .* such as \.venv"):
+                python(folder, "pass", readable=[seen])
+        monkeypatch.setattr(sandbox, "_libraries", lambda: (clone,))
+        with pytest.raises(NoSandboxError, match=f"{clone} holds the problem sets"):
+            python(folder, "pass")
 
     def test_the_package_can_be_imported(self, folder: Path) -> None:
         ended = sandbox.run([sys.executable, "-c", "import ncutil.stats; print('there')"], folder)

@@ -97,7 +97,7 @@ def run(
     Raises
     ------
     NoSandboxError
-        No sandbox was named and none works here.
+        No sandbox was named and none works here, or the command could read the solutions of the problem sets.
     """
     limits = limits or Limits()
     sandbox = sandbox or find_sandbox()
@@ -106,6 +106,7 @@ def run(
         return _run_bare(command, folder, limits, variables)
     inside = _inside(command, limits)
     seen = [*_libraries(), *(path.resolve() for path in readable)]
+    _keep_solutions_out(seen)
     packed = archive.pack(folder)
     with tempfile.TemporaryFile() as left:
         if sandbox == BUBBLEWRAP:
@@ -210,6 +211,19 @@ def _libraries() -> tuple[Path, ...]:
             kept.append(path)
     return tuple(kept)
 
+
+def _keep_solutions_out(seen: Iterable[Path]) -> None:
+    """Refuse what would show a submission the problem sets with their solutions."""
+    here = Path(ncutil.__file__).resolve().parents[1] / SOLUTIONS
+    for path in seen:
+        if (path / SOLUTIONS).exists() or (here.exists() and here.is_relative_to(path.resolve())):
+            raise NoSandboxError(
+                f"submissions can read Python's environment, and {path} holds the problem sets with their solutions: "
+                "make the environment in a folder of its own, such as .venv"
+            )
+
+
+SOLUTIONS = "notebooks/assignments"
 
 SPARE = 4
 """Processes besides those of the command: the wrapper, `timeout`, and what the wrapper starts."""
