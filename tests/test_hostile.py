@@ -32,16 +32,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
+from test_sandbox import isolated
 
 from ncutil.asking import KEYS, agree, decode
-from ncutil.press import sandbox
-from ncutil.press.classroom import collect, commands, intake, judging
+from ncutil.press.classroom import collect, commands, gradebook, intake, judging
 from ncutil.press.classroom.collect import grade_id
 from ncutil.press.classroom.gradebook import FORMULA
 from ncutil.press.classroom.problems import ProblemSet, read_set
 from ncutil.press.classroom.runner import LONGEST
-from ncutil.press.project import Project
-from ncutil.press.sandbox import NoSandboxError
+from ncutil.press.project import PressError, Project
 
 SET, SEED = "01-tiny", 7
 
@@ -124,14 +123,7 @@ LARGEST = "largest = int(data.max())\n"
 WRONG = "def double(x):\n    return 3 * x\n"
 
 
-def missing() -> str:
-    try:
-        return "" if sandbox.find_sandbox() == sandbox.BUBBLEWRAP else "bubblewrap does not work here"
-    except NoSandboxError as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = isolated
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -545,12 +537,12 @@ def broken_files() -> list[Case]:
         broken("a pickle", text(pickle.dumps(print)), "the file is not UTF-8 text"),
         broken("50 MB", big, "the notebook is larger than 10 MB; clear its outputs and hand it in again"),
         broken("zip", zipped, "there is no notebook in the folder, only 'work.zip'"),
-        broken("link", linked, "the notebook is a link or a folder, not a file"),
-        broken("pipe", pipe, "the notebook is a link or a folder, not a file"),
+        broken("link", linked, "the notebook is not a file but a link or something else"),
+        broken("pipe", pipe, "the notebook is not a file but a link or something else"),
         broken(
             "folder",
             lambda folder, _: (folder / f"{SET}.ipynb").mkdir(),
-            "the notebook is a link or a folder, not a file",
+            f"there is no notebook in the folder, only '{SET}.ipynb'",
         ),
         broken("two", two, f"there are 2 notebooks in the folder, and none is called {SET}.ipynb"),
         broken("nothing", lambda folder, _: None, "there is no notebook in the folder"),
@@ -988,6 +980,114 @@ def test_an_answer_is_not_longer_than_may_be_handed_over(problem_set: ProblemSet
         record = {"answers": json.dumps({"largest-check": asks}), "texts": {}}
         (check,) = judging.judge(problem_set, record)["largest-check"]["checks"]
         assert check["given"].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("two\nlines\tand\r\nmore ", "two lines and more"),
+        ("\x1b]0;title\x07\x1b[2J\x9b1m", r"\x1b]0;title\x07\x1b[2J\x9b1m"),
+        ("\ud800 and \U000e0041", r"\ud800 and \U000e0041"),
+        ("\u202eback\u2066 \u200b\ufeff", r"\u202eback\u2066 \u200b\ufeff"),
+        ("é 数 ✓", "é 数 ✓"),
+        ("x" * 1000, "x" * judging.SHOWN),
+        (["x"], "something that is not text"),
+    ],
+)
+def test_a_message_of_a_stranger_cannot_steer_a_terminal(
+    problem_set: ProblemSet, capsys: pytest.CaptureFixture[str], message: Any, shown: str
+) -> None:
+    (name,) = [grade_id(c) for c in problem_set.source.cells if grade_id(c).startswith("given")][-1:]
+    answers = {name: {"error": message}, "double-check": {"error": message, "asks": [{"error": message}]}}
+    record = {"answers": json.dumps(answers), "texts": {}}
+    part = judging.judge(problem_set, record)["double-check"]
+    assert (part["said"], part["checks"][0]["given"]) == (shown, shown)
+    assert judging.remark(problem_set, record) == f"a given cell failed ({name}: {shown})"
+    shown.encode()
+
+
+def test_what_a_summary_prints_cannot_steer_a_terminal(
+    graded: Graded, problem_set: ProblemSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where a record was kept by an earlier version."""
+    record = {"status": "not run", "note": "\x1b[2J", "remark": "\ud800", "judged": {}}
+    item = gradebook.Grade("ada", "", problem_set, record, None, None, {})
+    with pytest.raises(PressError):
+        commands._summary(collect.read_course(graded.course), [item], 0, {"zoe": ["\x1b[1m"]})
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"ada, {SET}: not run: \\x1b[2J; \\ud800",
+        "zoe: \\x1b[1m",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "can_be"),
+    [
+        ("ada", True),
+        ("Ada Lovelace-Ümit 数", True),
+        ("=1+1", True),
+        ("x" * 80, True),
+        ("x" * 81, False),
+        ("", False),
+        (".ada", False),
+        ("a/b", False),
+        (" ada", False),
+        ("ada ", False),
+        ("ada\u00a0", False),
+        ("ada\n", False),
+        ("a\x1b[2Jda", False),
+        ("a\x9bda", False),
+        ("a\u202eda", False),
+        ("a\u200bda", False),
+        ("\ufeffada", False),
+        ("a\ud800da", False),
+    ],
+)
+def test_who_can_be_a_student(tmp_path: Path, name: str, can_be: bool) -> None:
+    assert collect._can_be_a_student(name) == can_be
+    (tmp_path / "course.yml").write_text("seed: 1\n")
+    (tmp_path / "students.csv").write_bytes(b"student,name\nada," + f'"{name}"'.encode("utf-8", "replace") + b"\n")
+    if name.strip().isprintable():
+        assert collect.read_course(tmp_path).roster == {"ada": name.strip()}
+    elif "\ud800" not in name:
+        with pytest.raises(PressError, match="the name of ada holds what cannot be printed"):
+            collect.read_course(tmp_path)
+
+
+@pytest.mark.parametrize("before", ["", " ", "   ", "\u00a0", "\u200b", "\ufeff", "\x0b", "\x0c", " \u2003\u200f"])
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "＝1"])
+def test_a_formula_behind_what_nobody_sees_gets_an_apostrophe(before: str, formula: str) -> None:
+    assert gradebook.cell(before + formula) == f"'{before}{formula}"
+    assert gradebook._bare(f"'{before}{formula}") == before + formula
+    assert gradebook.cell(f"{before}x {formula}") == f"{before}x {formula}"
+    assert gradebook._bare(f"'{before}x") == f"'{before}x"
+
+
+def test_a_folder_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ada" / SET).mkdir(parents=True)
+    shut, read = tmp_path / "ada", Path.iterdir
+
+    def iterdir(path: Path) -> Any:
+        if path == shut:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert intake.find(shut, [SET]) == ([], ["the student's folder cannot be read (Permission denied)"])
+    shut = tmp_path / "ada" / SET
+    (found,), strays = intake.find(tmp_path / "ada", [SET])
+    assert (found.path, found.problem, strays) == (None, "the folder cannot be read (Permission denied)", [])
+    assert collect.fingerprint(found)
+
+
+def test_what_a_system_leaves_beside_a_notebook_is_no_notebook(tmp_path: Path) -> None:
+    folder = tmp_path / "ada" / SET
+    folder.mkdir(parents=True)
+    (folder / "work.ipynb").write_text("{}")
+    (folder / "._work.ipynb").write_bytes(b"\0\5\x16\7")
+    (folder / "old.ipynb").mkdir()
+    (found,), _ = intake.find(tmp_path / "ada", [SET])
+    assert (found.path, found.problem) == (folder / "work.ipynb", "")
 
 
 def notebook_file(folder: Path, **content: Any) -> Path:

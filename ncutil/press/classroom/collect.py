@@ -81,17 +81,20 @@ def _roster(folder: Path) -> dict[str, str]:
                 if not _can_be_a_student(student):
                     raise PressError(f"{path}: expected the columns student and name, and in every row {STUDENT}")
                 found[student] = (row.get("name") or "").strip()
+                if not found[student].isprintable():
+                    raise PressError(f"{path}: the name of {student} holds what cannot be printed: {found[student]!a}")
     for place in sorted((folder / "submitted").glob("*")):
         if place.is_dir() and _can_be_a_student(place.name):
             found.setdefault(place.name, "")
     return dict(sorted(found.items()))
 
 
-STUDENT = "a student of 1 to 80 printable characters without '/'"
+STUDENT = "a student of 1 to 80 printable characters without '/', and no space at either end"
 
 
 def _can_be_a_student(name: str) -> bool:
-    return re.fullmatch(r"(?!\.)[^/\x00-\x1f\x7f\ud800-\udfff]{1,80}", name) is not None
+    # Printable are no marks that turn the direction of writing, nor any that have no width.
+    return re.fullmatch(r"[^/.][^/]{0,79}", name) is not None and name.isprintable() and name == name.strip()
 
 
 def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], dict[str, list[str]]]:

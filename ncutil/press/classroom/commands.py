@@ -93,7 +93,7 @@ def check(notebook: Path) -> None:
         lines.append(f"{'x' if said else '+'} {title}: {said or 'its checks pass'}{_changed(cell)}")
     if not lines:
         raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
-    click.echo("\n".join(lines))
+    click.echo("\n".join(map(intake.printable, lines)))
     if failed:
         raise PressError(f"{failed} of the checks fail")
 
@@ -287,6 +287,8 @@ def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", st
 
 
 def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict[str, list[str]]) -> None:
+    from ncutil.press.classroom.intake import printable
+
     present = [grade for grade in grades if grade.record]
     stopped = [grade for grade in present if grade.status.startswith("stopped")]
     not_run = [grade for grade in present if grade.status == "not run"]
@@ -297,10 +299,10 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
     click.echo(f"wrote gradebook.db, grades.csv, manual.csv, feedback/, report.html in {course.folder}")
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
-        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
+        click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}"), fg="yellow")
     for student, lines in strays.items():
         for line in lines:
-            click.secho(f"{student}: {line}", fg="yellow")
+            click.secho(printable(f"{student}: {line}"), fg="yellow")
     if stopped or not_run or strays:
         lost = sum(map(len, strays.values()))
         raise PressError(

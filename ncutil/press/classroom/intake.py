@@ -65,6 +65,13 @@ def find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[st
     place : folder of the student, which need not exist
     names : of the problem sets
     """
+    try:
+        return _find(place, names)
+    except OSError as error:
+        return [], [f"the student's folder cannot be read ({error.strerror})"]
+
+
+def _find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[str]]:
     if place.is_symlink():
         return [], ["the student's folder is a link; links are not followed"]
     found, strays = [], []
@@ -85,26 +92,32 @@ def find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[st
 
 def _submission(student: str, folder: Path) -> Submission:
     path, problem, stamp = None, "", None
-    notebooks = sorted(entry for entry in folder.iterdir() if entry.suffix == ".ipynb")
-    named = [entry for entry in notebooks if entry.stem == folder.name]
-    if not notebooks:
-        others = [entry.name for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-        instead = f", only {_shown(', '.join(others))}" if others else ""
-        problem = f"there is no notebook in the folder{instead}"
-    elif not named and len(notebooks) > 1:
-        problem = f"there are {len(notebooks)} notebooks in the folder, and none is called {folder.name}.ipynb"
-    else:
-        path = (named or notebooks)[0]
-        if path.is_symlink() or not path.is_file():
-            problem = "the notebook is a link or a folder, not a file"
-        elif path.stat().st_size > LARGEST:
-            problem = f"the notebook is larger than {LARGEST // 2**20} MB; clear its outputs and hand it in again"
-        elif not os.access(path, os.R_OK):
-            problem = "the notebook cannot be read"
+    try:
+        path, problem = _notebook(folder)
+    except OSError as error:
+        problem = f"the folder cannot be read ({error.strerror})"
     # A stranger's text; what is no time is no time.
     with contextlib.suppress(Exception):
         stamp = parse_time(read_regular(folder / "timestamp.txt", 1000).decode("utf-8").strip()[:80])
     return Submission(student, folder.name, path, stamp, problem)
+
+
+def _notebook(folder: Path) -> tuple[Path | None, str]:
+    """The notebook in the folder of a submission, and what is wrong with it, if something is."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    notebooks = [entry for entry in entries if entry.suffix == ".ipynb" and (entry.is_symlink() or not entry.is_dir())]
+    named = [entry for entry in notebooks if entry.stem == folder.name]
+    if not notebooks:
+        instead = f", only {_shown(', '.join(entry.name for entry in entries))}" if entries else ""
+        return None, f"there is no notebook in the folder{instead}"
+    if not named and len(notebooks) > 1:
+        return None, f"there are {len(notebooks)} notebooks in the folder, and none is called {folder.name}.ipynb"
+    path = (named or notebooks)[0]
+    if path.is_symlink() or not path.is_file():
+        return path, "the notebook is not a file but a link or something else"
+    if path.stat().st_size > LARGEST:
+        return path, f"the notebook is larger than {LARGEST // 2**20} MB; clear its outputs and hand it in again"
+    return path, "" if os.access(path, os.R_OK) else "the notebook cannot be read"
 
 
 def parse_time(value: Any) -> datetime:
@@ -117,6 +130,16 @@ def parse_time(value: Any) -> datetime:
 def _shown(name: str) -> str:
     short = name if len(name) <= WORDS else f"{name[:WORDS]}…"
     return repr(short.encode("utf-8", "replace").decode())
+
+
+def printable(text: str) -> str:
+    r"""A stranger's text on one line and with nothing in it that a terminal obeys or cannot write.
+
+    >>> print(printable("two\nlines, \x1b[2J, \u202e, \ud800, é"))
+    two lines, \x1b[2J, \u202e, \ud800, é
+    """
+    line = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def read_notebook(path: Path) -> NotebookNode:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ncutil.asking import Ask, decode
 from ncutil.press.classroom.collect import Record, grade_id, parse_answers
+from ncutil.press.classroom.intake import printable
 from ncutil.press.classroom.problems import Part, ProblemSet, role
 from ncutil.press.classroom.runner import LONGEST
 
@@ -86,7 +87,7 @@ def _short(value: Any) -> str:
 
 def _text(value: Any) -> str:
     """A stranger's message, which need not be one."""
-    return value[:SHOWN] if isinstance(value, str) else "something that is not text"
+    return printable(value[:SHOWN]) if isinstance(value, str) else "something that is not text"
 
 
 def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:
