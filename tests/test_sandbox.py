@@ -596,13 +596,14 @@ sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
 def test_the_page_names_the_limits_of_grading() -> None:
     page, limits = (ROOT / "book" / "sandbox.md").read_text(), collect.LIMITS
     for words in (
-        f"{limits.wall / 60:g} minutes in all, {limits.cpu / 60:g} minutes of processor time",
-        {60: "one minute a cell"}[collect.CELL_SECONDS],
+        f"{limits.wall / 60:g} minutes in all, {({60: 'one minute a cell'})[collect.CELL_SECONDS]}",
+        f"{limits.cpu / 60:g} minutes of processor time",
         f"{limits.memory / 1024:g} GB; one process",
         f"{limits.processes} at a time",
-        f"{limits.disk} MB in its folder and in `/tmp`; it may leave {limits.entries} files, and have 20 000",
+        f"{limits.disk} MB in its folder, {limits.disk} MB in `/tmp`, 16 MB in `/dev/shm`",
+        f"it may leave {limits.entries} files, and have 20 000",
         f"{limits.output // 1024} kB of what it prints",
-        f"at most {collect.ANSWERS // 2**20} MB, never pickle",
+        f"at most {collect.ANSWERS // 2**20} MB, never pickle; an answer in it has at most 500 000 characters",
         f"of at most {intake.LARGEST // 2**20} MB; zips",
     ):
         assert words in page

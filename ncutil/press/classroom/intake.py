@@ -176,7 +176,7 @@ def _rebuilt(given: dict[str, Any]) -> NotebookNode:
     if not isinstance(cells, list):
         raise ValueError("the file is not a notebook: it has no cells")
     if len(cells) > CELLS:
-        raise ValueError(f"the notebook has more than {CELLS} cells")
+        raise ValueError(f"the notebook has over {CELLS} cells")
     metadata = _kept(given, ("kernelspec", "language_info", "ncutil"))
     return NotebookNode(nbformat=4, nbformat_minor=4, metadata=metadata, cells=[_cell(cell) for cell in cells])
 
