@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import platform
+import shutil
 import signal
 import socket
 import stat
@@ -694,6 +695,71 @@ class TestForgedArchives:
         assert left(folder) == {long: "\0" * 5000, "x": "\0" * 512}
 
 
+@pytest.fixture(params=sandbox.CONTAINERS)
+def tool(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A container command that works here."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    (tmp_path / "empty").mkdir()
+    ended = sandbox.run(["true"], tmp_path / "empty", limits=Limits(wall=60), sandbox=request.param)
+    if ended.status != "done":
+        pytest.skip(f"{request.param} does not work here: {(ended.output or ended.status).splitlines()[0]}")
+    return str(request.param)
+
+
+class TestContainers:
+    def test_files_go_in_and_come_out(self, folder: Path, tool: str) -> None:
+        program = "open('new.txt', 'w').write(open('given.txt').read() + ' back'); print('said')"
+        ended = python(folder, program, sandbox=tool)
+        assert (ended.status, ended.returncode, ended.output) == ("done", 0, "said\n")
+        assert left(folder) == {"given.txt": "given", "new.txt": "given back"}
+
+    def test_nothing_of_the_teacher_is_there(self, folder: Path, tmp_path: Path, tool: str) -> None:
+        (tmp_path / "gradebook.db").write_text("the gradebook")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            program = f"""
+import os, socket
+assert os.getuid() != 0
+assert not os.path.exists({str(tmp_path / "gradebook.db")!r})
+try:
+    socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 5)
+except OSError:
+    print('refused')
+for place in ('/', '/usr', '/etc'):
+    try:
+        open(place + '/mark', 'w')
+        print(place)
+    except OSError:
+        pass
+"""
+            ended = python(folder, program, sandbox=tool)
+        assert (ended.status, ended.output) == ("done", "refused\n")
+
+    def test_memory_of_all(self, folder: Path, tool: str) -> None:
+        program = """
+import os, time
+for i in range(4):
+    os.fork() or (b'a' * 10**8, time.sleep(2), os._exit(0))
+print(9 in [os.wait()[1] for i in range(4)])
+"""
+        assert python(folder, program, sandbox=tool).output.endswith("True\n")
+
+    @pytest.mark.parametrize(
+        ("program", "status"),
+        [
+            ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "wall time"),
+            ("import subprocess; subprocess.Popen(['setsid', 'sleep', '23.1406'])", "done"),
+        ],
+        ids=["processes", "daemon"],
+    )
+    def test_it_ends_and_leaves_nothing(self, folder: Path, tool: str, program: str, status: str) -> None:
+        limits = replace(SMALL, wall=5)
+        assert python(folder, FIRST + program + "\n#23.1406", limits, sandbox=tool).status == status
+        listed = subprocess.run([tool, "ps", "--filter", f"name=ncutil-{os.getpid()}-", "-q"], capture_output=True)
+        assert listed.stdout == b""
+        assert gone("23.1406")
+
+
 class TestWithout:
     def test_refusal_says_what_is_at_risk_and_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
@@ -733,7 +799,7 @@ class TestWithout:
         assert (ended.status, ended.output) == ("done", "said\n")
         assert left(folder) == {"given.txt": "given", "new": "given"}
         words = (tmp_path / "called").read_text().splitlines()
-        assert {"--network=none", "--read-only", "--cap-drop=all", "--rm", "--memory=256m", "--pids-limit=20"} < set(
+        assert {"--network=none", "--read-only", "--cap-drop=all", "--rm", "--memory=256m", "--pids-limit=24"} < set(
             words
         )
         assert not [word for word in words if word.startswith("--volume=") and not word.endswith(":ro")]

@@ -289,9 +289,10 @@ def _container(
     size = limits.disk * MIB
     words = [tool, "run", "--rm", "--interactive", "--name", name, "--network=none", "--read-only", "--cap-drop=all"]
     words += ["--security-opt=no-new-privileges", f"--user={_user()}", f"--workdir={PLACE}", "--entrypoint="]
-    words += [f"--memory={limits.memory}m", f"--memory-swap={limits.memory}m", f"--pids-limit={limits.processes}"]
-    most = {"nofile": limits.files, "nproc": limits.processes + SPARE, "core": 0}
-    words += [f"--ulimit={name}={bound}:{bound}" for name, bound in most.items()]
+    processes = limits.processes + SPARE
+    words += [f"--memory={limits.memory}m", f"--memory-swap={limits.memory}m", f"--pids-limit={processes}"]
+    most = {"nofile": limits.files, "nproc": processes, "core": 0}
+    words += [f"--ulimit={limit}={bound}:{bound}" for limit, bound in most.items()]
     words += [f"--tmpfs={place}:rw,size={size},mode=1777" for place in ("/tmp", PLACE)]
     words += [f"--tmpfs={MARK}:ro,size=4096", "--shm-size=16m"]
     words += [f"--env={key}={value}" for key, value in variables.items()]
