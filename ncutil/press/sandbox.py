@@ -36,6 +36,12 @@ IMAGE = "debian:stable-slim"
 PLACE = SYSTEMS[0]
 """Where the program finds its folder; it starts there."""
 
+SPARE = 4
+"""Processes besides those of the command: the wrapper, `timeout`, and what the wrapper starts."""
+
+SOLUTIONS = "notebooks/assignments"
+"""Where a clone has its problem sets with their solutions."""
+
 
 class NoSandboxError(RuntimeError):
     """Nothing on this machine isolates a program; the message says what is at risk and what to install."""
@@ -222,11 +228,6 @@ def _keep_solutions_out(seen: Iterable[Path]) -> None:
                 "make the environment in a folder of its own, such as .venv"
             )
 
-
-SOLUTIONS = "notebooks/assignments"
-
-SPARE = 4
-"""Processes besides those of the command: the wrapper, `timeout`, and what the wrapper starts."""
 
 _COUNTER = itertools.count()
 

@@ -70,8 +70,8 @@ class Ended:
     """How a program ended.
 
     `status` is "done" (it left with 0), "failed" (it left with something else), or the limit that it passed: "wall
-    time", "processor time", "memory" (all processes together; one alone gets a MemoryError), or "disk" (what it left
-    is too much to be taken; while it runs, a full folder is an OSError).
+    time", "processor time", "memory" (all processes together, or one that hides what it takes; one alone gets a
+    MemoryError), or "disk" (what it left is too much to be taken; while it runs, a full folder is an OSError).
     """
 
     status: str
@@ -245,13 +245,13 @@ def _excess(tree: Sequence[psutil.Process], limits: Limits, before: set[int]) ->
     Also returns which of them hide their memory now; `before` are those that did so at the last look.
     """
     threads = {process.pid: found for process in tree if (found := _threads(process.pid))}
-    first, bound = [found[0] for found in threads.values()], limits.memory * MIB
-    # Whoever is just ending shows nothing either, but not for long.
-    hidden = {process for process, found in threads.items() if _hides(process, found[0])}
+    # Threads have their memory in common; one that is ending shows none.
+    one, bound = [max(found, key=_resident) for found in threads.values()], limits.memory * MIB
+    hidden = {process for process, thread in zip(threads, one, strict=True) if _hides(process, thread)}
     hidden = {process for process in hidden if _number_inside(process) > FIRST}
     unnamed = _unnamed_files(thread for found in threads.values() for thread in found)
     # What is resident includes what processes share, but is read in no time; looking closely takes milliseconds.
-    if (hidden & before) or (unnamed + sum(map(_resident, first)) > bound and unnamed + sum(map(_own, first)) > bound):
+    if (hidden & before) or (unnamed + sum(map(_resident, one)) > bound and unnamed + sum(map(_own, one)) > bound):
         return "memory", hidden
     if _entries(threads) > CROWD * limits.entries:
         return "disk", hidden
@@ -270,9 +270,12 @@ def _threads(process: int) -> list[Path]:
 
 
 def _hides(process: int, thread: Path) -> bool:
-    """Whether a process has forbidden that its user looks into it (PR_SET_DUMPABLE): what is shown then is root's."""
+    """Whether a process has forbidden that its user looks into it (PR_SET_DUMPABLE): what is shown then is root's.
+
+    The same is true of one that is ending, but that has no memory any more.
+    """
     with contextlib.suppress(OSError):
-        return (thread / "fd").stat().st_uid != Path(f"/proc/{process}").stat().st_uid
+        return (thread / "fd").stat().st_uid != Path(f"/proc/{process}").stat().st_uid and _resident(thread) > 0
     return False
 
 
