@@ -5,9 +5,9 @@ function that it has to have written. A student's process is only told the names
 judged elsewhere, so nothing in that process knows what is expected.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,8 +16,14 @@ import numpy as np
 DEPTH = 12
 """Lists in lists that an answer may have; a table of tables needs three."""
 
-KEYS = 5000
-"""Keys of a dict in an answer: numbers can be chosen such that a dict of very many of them takes hours to make."""
+KEYS = 1000
+"""Keys in all dicts of an answer: numbers can be chosen such that a dict of very many of them takes hours to make."""
+
+PADDED = 10**7
+"""Characters of the longest text in an answer times its leaves: NumPy gives each item of a list the longest's room."""
+
+DIMENSIONS, LENGTH = 8, 10**7
+"""Dimensions of an array in an answer, and the length of each."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def agree(given: Any, expected: Any, within: float) -> bool:
         same = isinstance(given, list) and len(given) == len(expected)
         return same and all(agree(a, b, within) for a, b in zip(given, expected, strict=True))
     if isinstance(expected, np.ndarray) and expected.dtype == bool:
-        array = np.asarray(given)
+        array = np.asarray(given) if _truths(given) else np.empty(0)
         return array.dtype == bool and array.shape == expected.shape and bool((array == expected).all())
     if not _numeric(given):
         return False
@@ -149,6 +155,12 @@ def _numeric(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "biuf"
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _truths(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_truths(item) for item in value)
+    return isinstance(value, bool) or (isinstance(value, np.ndarray) and value.dtype == bool)
 
 
 def encode(value: Any, depth: int = DEPTH) -> Any:
@@ -187,18 +199,47 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """What `encode` wrote; ValueError for anything else."""
+    """What `encode` wrote; ValueError for anything else, and for what takes much more room than it has characters."""
+    level, leaves, longest, keys = [value], 0, 0, 0
+    for _ in range(3 * DEPTH + DIMENSIONS):
+        leaves += sum(not isinstance(item, (list, dict)) for item in level)
+        longest = max([longest, *(len(item) for item in level if isinstance(item, str))])
+        dicts = [item for item in level if isinstance(item, dict)]
+        keys += sum(len(item["dict"]) for item in dicts if isinstance(item.get("dict"), list))
+        lists = [item for item in level if isinstance(item, list)]
+        level = list(chain.from_iterable(lists + [item.values() for item in dicts]))
+    if level or keys > KEYS or leaves * longest > PADDED:
+        raise ValueError("an answer with too many keys, too long texts, or lists too deep in lists")
+    return _decode(value)
+
+
+def _decode(value: Any) -> Any:
     if isinstance(value, list):
-        return [decode(item) for item in value]
+        return [_decode(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.keys() == {"dict"} and isinstance(value["dict"], list) and len(value["dict"]) <= KEYS:
+    if value.keys() == {"dict"} and isinstance(value["dict"], list):
         pairs = [pair for pair in value["dict"] if isinstance(pair, list) and len(pair) == 2]
         if len(pairs) == len(value["dict"]) and not any(isinstance(key, (list, dict)) for key, _ in pairs):
-            return {key: decode(item) for key, item in pairs}
+            return {key: _decode(item) for key, item in pairs}
     if value.keys() == {"array", "shape"}:
-        array = np.array(value["array"])
-        size = math.prod(value["shape"]) if all(isinstance(n, int) and n >= 0 for n in value["shape"]) else -1
-        if array.dtype.kind in "biuf" and array.size == size:
-            return array.reshape(value["shape"])
-    raise ValueError("not an answer in the form of `encode`")
+        return _array(value["array"], value["shape"])
+    raise ValueError("an answer that is not in the form of `encode`")
+
+
+def _array(nested: Any, shape: Any) -> np.ndarray:
+    """Lists in lists of this shape as an array; NumPy itself would make one of anything."""
+    if not isinstance(shape, list) or len(shape) > DIMENSIONS:
+        raise ValueError("an array without a shape")
+    items = [nested]
+    for length in shape:
+        fits = type(length) is int and 0 <= length <= LENGTH
+        if not fits or not all(isinstance(item, list) and len(item) == length for item in items):
+            raise ValueError("an array of another shape than it says")
+        items = list(chain.from_iterable(items))
+    if not all(isinstance(item, (bool, int, float)) for item in items):
+        raise ValueError("an array of something else than numbers")
+    array = np.array(items)
+    if array.dtype.kind not in "biuf":
+        raise ValueError("an array of numbers beyond all bounds")
+    return array.reshape(shape)

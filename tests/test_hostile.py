@@ -12,9 +12,12 @@ import io
 import json
 import os
 import pickle
+import platform
+import re
 import socket
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from conftest import clone_environment, make_small_clone
@@ -30,15 +34,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
+from test_sandbox import head, isolated
 
-from ncutil.asking import KEYS, decode
-from ncutil.press import sandbox
-from ncutil.press.classroom import intake, judging
+from ncutil.asking import KEYS, agree, decode
+from ncutil.press import syscalls
+from ncutil.press.classroom import collect, commands, gradebook, intake, judging
 from ncutil.press.classroom.collect import grade_id
 from ncutil.press.classroom.gradebook import FORMULA
 from ncutil.press.classroom.problems import ProblemSet, read_set
-from ncutil.press.project import Project
-from ncutil.press.sandbox import NoSandboxError
+from ncutil.press.classroom.runner import LONGEST
+from ncutil.press.project import PressError, Project
 
 SET, SEED = "01-tiny", 7
 
@@ -121,14 +126,7 @@ LARGEST = "largest = int(data.max())\n"
 WRONG = "def double(x):\n    return 3 * x\n"
 
 
-def missing() -> str:
-    try:
-        return "" if sandbox.find_sandbox() == sandbox.BUBBLEWRAP else "bubblewrap does not work here"
-    except NoSandboxError as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = isolated
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,6 +134,16 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 Shape = Callable[[Path, NotebookNode], None]
 """Puts something into the folder of a submission, given the notebook that an honest student would put there."""
+
+
+Text = str | re.Pattern[str]
+"""What is read somewhere: exactly this, or a pattern of all of it where it depends on the machine."""
+
+NOTHING = "nothing was handed over"
+UNDEFINED = "largest is not defined"
+UNTRUE = "not true: assert double(1) == 2"
+LATE = "TimeoutError: stopped after 2 seconds"
+FORBIDDEN = "PermissionError: [Errno 1] Operation not permitted"
 
 
 @dataclass(frozen=True)
@@ -149,26 +157,41 @@ class Case:
     status: str = "run"
     note: str = ""
     """What the table of grades notes, and the student reads."""
-    says: str = ""
-    """What the student reads, besides."""
+    said: tuple[Text, Text] = ("", "")
+    """What the parts raised, as the student reads it."""
+    given: tuple[Text, Text] = ("42; -1.0", "887")
+    """What the student reads to have given where the two checks look."""
     shape: Shape | None = None
 
 
 def program(
-    student: str, attack: str, points: tuple[float, float] = (2, 3), status: str = "run", says: str = ""
+    student: str,
+    attack: str,
+    points: tuple[float, float] = (2, 3),
+    status: str = "run",
+    said: Text = "",
+    given: tuple[Text, Text] | None = None,
 ) -> Case:
     """An attack between the two parts, after a right first answer; a right second answer stands behind it."""
-    return Case(student, largest=attack + "\n" + LARGEST, points=points, status=status, says=says)
+    unanswered = UNDEFINED if status == "run" else NOTHING
+    default = ("42; -1.0" if points[0] else NOTHING, "887" if points[1] else unanswered)
+    return Case(student, DOUBLE, attack + "\n" + LARGEST, points, status, said=("", said), given=given or default)
 
 
-def cheat(student: str, attack: str, says: str = "63; -1.5", points: tuple[float, float] = (0, 3)) -> Case:
+def cheat(student: str, attack: str, given: Text = "63; -1.5", said: Text = UNTRUE, shape: Shape | None = None) -> Case:
     """An attempt to have a wrong first answer counted as right."""
-    return Case(student, double=attack, points=points, says=says)
+    return Case(student, attack, points=(0, 3), said=(said, ""), given=(given, "887"), shape=shape)
+
+
+def value(student: str, largest: str, given: Text, kind: str = "") -> Case:
+    """A second answer that is no number; where it is of some `kind`, the check that a student sees says so."""
+    said = f"TypeError: '>' not supported between instances of '{kind}' and 'int'" if kind else ""
+    return Case(student, DOUBLE, largest, (2, 0), said=("", said), given=("42; -1.0", given))
 
 
 def broken(student: str, shape: Shape, note: str) -> Case:
     """A folder without a notebook that could be run."""
-    return Case(student, points=(0, 0), status="not run", note=note, says=note, shape=shape)
+    return Case(student, points=(0, 0), status="not run", note=note, given=(NOTHING, NOTHING), shape=shape)
 
 
 def text(content: str | bytes) -> Shape:
@@ -199,47 +222,77 @@ def limits_that_run_out() -> list[Case]:
     silence = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True: pass"
     fork = "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException:\n        pass"
     hogs = "import os, time\nfor i in range(4):\n    if os.fork() == 0:\n        x = b'a' * 15 * 10**7; time.sleep(60)"
+    decoy = (
+        "import ctypes, os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.fork() == 0 and (os.setsid(), ctypes.CDLL(None).prctl(15, b'timeout'), time.sleep(60))\n"
+        "    os._exit(0)\n"
+        "os.wait(); time.sleep(0.5)\n"
+    )
+    stop = (
+        "import os, signal\n"
+        "wrapper = int(open(f'/proc/{os.getppid()}/stat').read().split()[3])\n"
+        "os.kill(wrapper, signal.SIGSTOP)\n"
+    )
+    hidden = "import ctypes, time\nctypes.CDLL(None).prctl(4, 0)"
     wall, early = "stopped: wall time", "stopped: ended early"
     return [
-        program("loop", "while True: pass", (2, 0), says="TimeoutError: stopped after"),
+        program("loop", "while True: pass", (2, 0), said=LATE),
         program("loop that silences its alarm", silence, (2, 0), wall),
         program("loop in C", "max(iter(int, 1))", (2, 0), wall),
         program("loop in a function", "def double(x):\n    while True: pass", (2, 3)),
-        Case(
-            "loop in an answer",
-            double="def double(x):\n    while x != 1: pass\n    return 2",
-            points=(0, 3),
-            says="TimeoutError",
-        ),
-        program("sleep", "import time; time.sleep(10**6)", (2, 0), says="TimeoutError"),
-        program("memory bomb", "x = []\nwhile True: x.append(bytes(10**8))", (2, 0), says="MemoryError"),
+        cheat("loop in an answer", "def double(x):\n    while x != 1: pass\n    return 2", LATE, ""),
+        program("sleep", "import time; time.sleep(10**6)", (2, 0), said=LATE),
+        program("memory bomb", "x = []\nwhile True: x.append(bytes(10**8))", (2, 0), said="MemoryError:"),
         program("memory bomb of many", hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
+        program("memory bomb behind a decoy", decoy + hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
+        program("memory bomb of a stopped wrapper", stop + hogs + "\ntime.sleep(60)", (0, 0), "stopped: memory"),
+        program("hides its memory", hidden + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
         program("fork bomb", fork, (2, 0), wall),
         program("disk bomb", "with open('x', 'wb') as f:\n    while True: f.write(bytes(10**6))", (2, 0), early),
         program("file bomb", "for i in range(4000): open(f'x{i}', 'w')", (0, 0), "stopped: disk"),
-        Case("gigabyte", largest=LARGEST + "import os\nfor i in range(1000): os.write(1, b'a' * 10**6)"),
-        program("endless error", "raise ValueError('x' * 10**6)", (2, 0), says="ValueError: xxxx"),
+        Case(
+            "gigabyte",
+            largest=LARGEST + "import os\nfor i in range(1000): os.write(1, b'a' * 10**6)",
+            said=("", re.compile(f"({LATE})?")),
+        ),
+        program("endless error", "raise ValueError('x' * 10**6)", (2, 0), said="ValueError: " + "x" * 288),
     ]
 
 
 def ends_and_signals() -> list[Case]:
     early = "stopped: ended early"
     return [
-        program("sys.exit", "import sys; sys.exit(0)", (2, 0), says="SystemExit: 0"),
-        program("exit of IPython", "exit()", (2, 0), says="AttributeError"),
-        program("os._exit", "import os; os._exit(0)", (2, 0), early, says="ended early"),
+        program("sys.exit", "import sys; sys.exit(0)", (2, 0), said="SystemExit: 0"),
+        program("exit of IPython", "exit()", (2, 0), said="AttributeError: 'Shell' object has no attribute 'ask_exit'"),
+        program("os._exit", "import os; os._exit(0)", (2, 0), early),
         program("os._exit, unhappy", "import os; os._exit(1)", (2, 0), early),
         program("kills its kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", (2, 0), early),
         program("kills its parent", "import os, signal, time; os.kill(os.getppid(), 9); time.sleep(60)", (2, 0), early),
         program("kills all", "import os; os.kill(-1, 9)", (0, 0), early),
         program("signals its parent", "import os, signal; os.kill(os.getppid(), signal.SIGWINCH)"),
         program("segmentation fault", "import ctypes; ctypes.string_at(0)", (2, 0), early),
-        program("KeyboardInterrupt", "raise KeyboardInterrupt", (2, 0), says="KeyboardInterrupt"),
-        program("waits for words", "input()", (2, 0), says="Error"),
+        program("KeyboardInterrupt", "raise KeyboardInterrupt", (2, 0), said="KeyboardInterrupt:"),
+        program("waits for words", "input()", (2, 0), said="EOFError: EOF when reading a line"),
         program("threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()"),
         program("daemon", "import subprocess; subprocess.Popen(['setsid', 'sleep', '86.868'], start_new_session=True)"),
         program("exit handlers", "import atexit, time; atexit.register(time.sleep, 10**6)"),
     ]
+
+
+def called(name: str, *words: int) -> str:
+    """A system call that fails with an error as Python's own do."""
+    machine = syscalls.MACHINES.get(platform.machine(), (0, 0))
+    call = ", ".join(map(str, (syscalls.DENIED[name][machine[0]], *words)))
+    return (
+        "import ctypes, os\n"
+        f"if ctypes.CDLL(None, use_errno=True).syscall({call}) < 0:\n"
+        "    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))"
+    )
+
+
+HEADS = head(b"x", b"\x80" + (2**80).to_bytes(11, "big")) + head(b"L", b"1") * 3
+"""Of an archive whose reader would take all memory, or call itself without end."""
 
 
 def hands_on_others(course: Path, port: int) -> list[Case]:
@@ -256,33 +309,68 @@ for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os
 for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
     shutil.rmtree(path, ignore_errors=True)
 """
+    forged = f"""
+import glob, os
+for path in glob.glob('/proc/[0-9]*/fd/[12]'):
+    try:
+        with open(path, 'wb') as file:
+            file.write({HEADS!r})
+    except OSError:
+        pass
+"""
     leaves = "import os\nos.remove('answers.json'); os.symlink('/etc/hostname', 'answers.json'); os._exit(0)"
     return [
-        program("reads others", f"found = open({str(other)!r}).read()", (2, 0), says="FileNotFoundError"),
-        program("reads the class", f"import os\nfound = os.listdir({str(course)!r})", (2, 0), says="FileNotFoundError"),
+        program(
+            "reads others",
+            f"found = open({str(other)!r}).read()",
+            (2, 0),
+            said=f"FileNotFoundError: [Errno 2] No such file or directory: {str(other)!r}",
+        ),
+        program(
+            "reads the class",
+            f"import os\nfound = os.listdir({str(course)!r})",
+            (2, 0),
+            said=f"FileNotFoundError: [Errno 2] No such file or directory: {str(course)!r}",
+        ),
         program(
             "opens the gradebook",
             f"import sqlite3\nsqlite3.connect({str(course / 'gradebook.db')!r}).execute('delete from grade')",
             (2, 0),
-            says="OperationalError: unable to open database file",
+            said="OperationalError: unable to open database file",
         ),
-        Case(
-            "reads variables", largest="import os\nlargest = sorted(os.environ.values())", points=(2, 0), says="C.UTF-8"
+        value(
+            "reads variables",
+            "import os\nlargest = sorted(os.environ.values())",
+            re.compile(r"\['\.matplotlib', '/submission', '/tmp', '/tmp', .*"),
+            "list",
         ),
-        Case(
+        value(
             "reads variables of others",
-            largest="import glob\nlargest = ''\nfor p in glob.glob('/proc/[0-9]*/environ'):\n"
+            "import glob\nlargest = ''\nfor p in glob.glob('/proc/[0-9]*/environ'):\n"
             "    try: largest += open(p).read()\n    except OSError: pass",
-            points=(2, 0),
-            says="OMP_NUM_THREADS",
+            re.compile(r"'OMP_NUM_THREADS=1\\x00MKL_NUM_THREADS=1\\x00.*"),
+            "str",
         ),
         program(
             "calls home",
             f"import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/')",
             (2, 0),
-            says="URLError",
+            said="URLError: <urlopen error [Errno 111] Connection refused>",
         ),
-        program("resolves", "import socket; socket.getaddrinfo('example.org', 80)", (2, 0), says="gaierror"),
+        program(
+            "resolves",
+            "import socket; socket.getaddrinfo('example.org', 80)",
+            (2, 0),
+            said=re.compile(r"gaierror: \[Errno -[23]\] .*"),
+        ),
+        program("calls the host of a virtual machine", "import socket; socket.socket(40)", (2, 0), said=FORBIDDEN),
+        program("reads keys", called("keyctl", 0, -3, 0), (2, 0), said=FORBIDDEN),
+        program("takes over others", called("ptrace", 16, 1, 0), (2, 0), said=FORBIDDEN),
+        program("takes files of others", called("pidfd_getfd", 3, 1, 0), (2, 0), said=FORBIDDEN),
+        # The pipe belongs to who grades; root's cannot be opened anew, and a user's can.
+        program("forged archive", forged)
+        if os.geteuid() == 0
+        else program("forged archive", forged, (0, 0), "stopped: ended early"),
         program("deletes and rewrites", tries),
         program(
             "deletes its task", "import os\nfor name in os.listdir():\n    os.path.isfile(name) and os.remove(name)"
@@ -292,14 +380,13 @@ for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
             "changes the package",
             "import ncutil.asking as a\nopen(a.__file__, 'a').write('x')",
             (2, 0),
-            says="Error: [Errno",
+            said=re.compile(r"(PermissionError: \[Errno 13\]|OSError: \[Errno 30\]) .*/ncutil/asking\.py'"),
         ),
         program("leaves a link", leaves, (0, 0), "stopped: ended early"),
         program(
             "shell",
             "!rm -rf ~ / 2>/dev/null; kill -9 1 2>/dev/null\nget_ipython().run_cell = None",
-            (2, 3),
-            says="TypeError",
+            said="TypeError: 'NoneType' object is not callable",
         ),
     ]
 
@@ -331,26 +418,34 @@ def cheats() -> list[Case]:
             WRONG + "import builtins\nbuiltins.abs = lambda x: 0\nbuiltins.all = builtins.any = lambda x: True",
         ),
         cheat(
-            "AssertionError", WRONG + "import builtins\nclass Never(Exception): pass\nbuiltins.AssertionError = Never"
+            "AssertionError",
+            WRONG + "import builtins\nclass Never(Exception): pass\nbuiltins.AssertionError = Never",
+            said="AssertionError:",
         ),
         Case(
             "breaks builtins",
             double="import builtins\nbuiltins.isinstance = None",
             points=(0, 0),
             status="stopped: ended early",
+            given=(NOTHING, NOTHING),
         ),
         cheat(
             "always equal",
             "class Yes:\n    __eq__ = lambda a, b: True\n    __hash__ = None\ndef double(x): return Yes()",
-            "not data but Yes",
+            "TypeError: not data but Yes (expected numbers, text, lists, dicts, arrays, tables)",
+            "",
         ),
         cheat(
-            "equal float", "class Yes(float):\n    __eq__ = lambda a, b: True\ndef double(x): return Yes(1)", "1.0; 1.0"
+            "equal float",
+            "class Yes(float):\n    __eq__ = lambda a, b: True\ndef double(x): return Yes(1)",
+            "1.0; 1.0",
+            "",
         ),
         cheat(
             "equal array",
             "class Yes(np.ndarray):\n    __eq__ = lambda a, b: True\ndef double(x): return np.zeros(3).view(Yes)",
-            "array([0., 0., 0.])",
+            "array([0., 0., 0.]); array([0., 0., 0.])",
+            "",
         ),
         cheat("truthy array", "def double(x): return np.array(['yes'], dtype=object)", "['yes']; ['yes']"),
         cheat("not a number", "def double(x): return float('nan')", "nan; nan"),
@@ -358,23 +453,16 @@ def cheats() -> list[Case]:
         cheat(
             "patches encode",
             WRONG + "import ncutil.asking as a, sys\nr = sys.modules['__main__']\na.encode = lambda *w: True",
-            "63; -1.5",
         ),
-        cheat("frames", frames, "nothing was handed over"),
-        Case("forges answers", double=forged, points=(0, 0), says="1; 1"),
-        Case("forges a score", double=WRONG, points=(0, 3), shape=edit(lambda n: n.metadata.update(score=5, grade=5))),
-        Case(
+        cheat("frames", frames, NOTHING),
+        Case("forges answers", double=forged, points=(0, 0), given=("1; 1", "1; 1")),
+        cheat("forges a score", WRONG, shape=edit(lambda n: n.metadata.update(score=5, grade=5))),
+        cheat(
             "points of its own",
-            double=WRONG,
-            points=(0, 3),
+            WRONG,
             shape=edit(lambda n: cell(n, "double-check").metadata.nbgrader.update(points=1000)),
         ),
-        Case(
-            "edits a test",
-            double=WRONG,
-            points=(0, 3),
-            shape=edit(lambda n: cell(n, "double-check").update(source="pass")),
-        ),
+        cheat("edits a test", WRONG, shape=edit(lambda n: cell(n, "double-check").update(source="pass"))),
         Case(
             "removes the tests",
             shape=edit(lambda n: n.update(cells=[c for c in n.cells if not str(grade_id(c)).endswith("check")])),
@@ -382,7 +470,8 @@ def cheats() -> list[Case]:
         Case(
             "removes a part",
             points=(0, 3),
-            says="double is not defined",
+            said=("NameError: name 'double' is not defined", ""),
+            given=("double is not defined", "887"),
             shape=edit(lambda n: n.cells.remove(cell(n, "double"))),
         ),
         Case(
@@ -392,10 +481,13 @@ def cheats() -> list[Case]:
         Case(
             "twice the same part",
             points=(0, 3),
+            said=(UNTRUE, ""),
+            given=("63; -1.5", "887"),
             shape=edit(lambda n: n.cells.append({**cell(n, "double"), "source": WRONG})),
         ),
         Case("twice the same id", shape=edit(lambda n: [c.update(id="same") for c in n.cells] and None)),
-        Case("forged outputs", double=WRONG, points=(0, 3), shape=edit(forge_outputs)),
+        cheat("forged outputs", WRONG, shape=edit(forge_outputs)),
+        Case("outputs that are none", shape=edit(empty_outputs)),
     ]
 
 
@@ -408,25 +500,43 @@ def forge_outputs(notebook: NotebookNode) -> None:
             ]
 
 
+def empty_outputs(notebook: NotebookNode) -> None:
+    cell(notebook, "double")["outputs"] = [{}] * 12_000
+    for c in notebook.cells:
+        c.update(id="same", attachments={str(i): {} for i in range(1000)})
+
+
 def data_of_a_stranger(marker: Path) -> list[Case]:
     trap = f"import os\nclass Trap:\n    def __reduce__(self):\n        return (os.system, ('touch {marker}',))\n"
     quits = "\nimport os; os._exit(0)"
     early = "stopped: ended early"
-    pairs = "'[' + ','.join(f'[{k * (2**61 - 1)}, 0]' for k in range(200_000)) + ']'"
-    many = (
-        "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
-        f'text = \'{{"error": null, "asks": [{{"values": [{{"dict": \' + {pairs} + \'}}]}}]}}\'\n'
-        "each = [f'\"{i}\": ' + (text if i == 'largest-check' else '{}') for i in ids]\n"
-        "open('answers.json', 'w').write('{' + ','.join(each) + '}')"
-    )
+    pairs = "'[' + ','.join(f'[{k * (2**61 - 1)}, 0]' for k in range(%d)) + ']'"
+    opened = "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
+
+    def hand_over(student: str, answer: str, given: str = "something that is not data") -> Case:
+        """Writes the file of answers itself; `answer` is an expression for the text of the second one."""
+        attack = (
+            f'text = \'{{"error": null, "asks": [{{"values": [\' + {answer} + \']}}]}}\'\n'
+            "each = [f'\"{i}\": ' + (text if i == 'largest-check' else '{}') for i in ids]\n"
+            "open('answers.json', 'w').write('{' + ','.join(each) + '}')"
+        )
+        return program(student, opened + attack + quits, (0, 0), given=(NOTHING, given))
+
+    def steer(notebook: NotebookNode) -> None:
+        source = (
+            "import numpy as np\ndef default_rng(*words):\n"
+            "    raise ValueError('\\x1b]0;title\\x07\\x1b[2J\\ud800\\u202e\\nline')\n"
+            "np.random.default_rng = default_rng"
+        )
+        notebook.cells.insert(0, NotebookNode(cell_type="code", metadata=NotebookNode(), source=source, outputs=[]))
+
+    steered = r"ValueError: \x1b]0;title\x07\x1b[2J\ud800\u202e line"
+    trapped = "TypeError: not data but Trap (expected numbers, text, lists, dicts, arrays, tables)"
+    deep = "TypeError: lists within lists, more than 12 deep"
+    beyond = re.compile(r"ValueError: Exceeds the limit \(4300.*")
     return [
-        Case("pickled value", largest=trap + "largest = Trap()", points=(2, 0), says="not data but Trap"),
-        Case(
-            "pickled array",
-            largest=trap + "largest = np.array([Trap()], dtype=object)",
-            points=(2, 0),
-            says="not data but Trap",
-        ),
+        value("pickled value", trap + "largest = Trap()", trapped, "Trap"),
+        value("pickled array", trap + "largest = np.array([Trap()], dtype=object)", trapped, "Trap"),
         program(
             "pickled answers",
             trap + "import pickle\nopen('answers.json', 'wb').write(pickle.dumps(Trap()))" + quits,
@@ -435,33 +545,45 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
         ),
         program("answers of zeros", "open('answers.json', 'wb').truncate(15 * 10**6)" + quits, (0, 0), early),
         program("deep answers", "open('answers.json', 'w').write('[' * 10**6)" + quits, (0, 0), early),
-        program("keys that collide", many + quits, (0, 0), says="something that is not data"),
-        Case("huge value", largest="largest = [0] * 300_000", points=(2, 0), says="too large to hand over"),
-        Case("huge number", largest="largest = 10**5000", points=(2, 0), says="ValueError: Exceeds the limit"),
-        Case(
-            "deep value",
-            largest="largest = []\nfor i in range(10**4): largest = [largest]",
-            points=(2, 0),
-            says="lists within lists",
+        hand_over("keys that collide", f"""'{{"dict": ' + {pairs % 10_000} + '}}'"""),
+        hand_over(
+            "very many keys", f"""'{{"dict": ' + {pairs % 200_000} + '}}'""", "more than 500000 characters as JSON"
         ),
-        Case(
-            "value in a circle",
-            largest="largest = []\nlargest.append(largest)",
-            points=(2, 0),
-            says="lists within lists",
+        hand_over(
+            "texts as an array",
+            """json.dumps({'array': ['x' * 400_000] + [''] * 20_000, 'shape': [20_001]})""",
         ),
-        Case("half a character", largest="largest = '\\ud800'", points=(2, 0), says="'\\ud800'"),
-        Case(
+        hand_over("a shape without end", """json.dumps({'array': [], 'shape': [10**6] * 40_000})"""),
+        value(
+            "huge value",
+            "largest = [0] * 300_000",
+            "largest is too large to hand over (more than 500000 characters as JSON)",
+            "list",
+        ),
+        value("huge number", "largest = 10**5000", beyond),
+        value("deep value", "largest = []\nfor i in range(10**4): largest = [largest]", deep, "list"),
+        value("value in a circle", "largest = []\nlargest.append(largest)", deep, "list"),
+        value("half a character", "largest = '\\ud800'", r"'\ud800'", "str"),
+        value(
             "script in a value",
-            largest="largest = '</td><script>alert(1)</script>'",
-            points=(2, 0),
-            says="<script>alert(1)</script>",
+            "largest = '</td><script>alert(1)</script>'",
+            "'</td><script>alert(1)</script>'",
+            "str",
         ),
         Case(
             "script in an error",
             largest="raise ValueError('<img src=x onerror=alert(1)>')",
             points=(2, 0),
-            says="<img src=x onerror=alert(1)>",
+            said=("", "ValueError: <img src=x onerror=alert(1)>"),
+            given=("42; -1.0", UNDEFINED),
+        ),
+        Case(
+            "steers the terminal",
+            points=(2, 0),
+            note=rf"a given cell failed (given-2: {steered})",
+            said=(steered, "NameError: name 'data' is not defined"),
+            given=("42; -1.0", UNDEFINED),
+            shape=edit(steer),
         ),
         Case('=HYPERLINK("file:x";1)'),
         Case("<b onmouseover=alert(1)>; =1+1"),
@@ -494,6 +616,14 @@ def broken_files() -> list[Case]:
     def stamped(folder: Path, notebook: NotebookNode) -> None:
         (folder / f"{SET}.ipynb").write_text(json.dumps(notebook))
         (folder / "timestamp.txt").symlink_to("/dev/zero")
+
+    def shut(folder: Path, notebook: NotebookNode) -> None:
+        (folder / f"{SET}.ipynb").write_text(json.dumps(notebook))
+        folder.chmod(0)
+
+    def beside(folder: Path, notebook: NotebookNode) -> None:
+        (folder / "work.ipynb").write_text(json.dumps(notebook))
+        (folder / "._work.ipynb").write_bytes(b"\0\5\x16\7")
 
     def language(notebook: NotebookNode) -> None:
         notebook.metadata["kernelspec"] = {"name": "ir", "display_name": "R", "language": "=cmd|' /C calc'!A0"}
@@ -537,20 +667,29 @@ def broken_files() -> list[Case]:
         broken(
             "cells that are none",
             text(json.dumps({**empty, "cells": ["x"]})),
-            "the file is not a notebook (ValidationError)",
+            "the file is not a notebook: one of its cells has no text or no type",
         ),
         broken("a pickle", text(pickle.dumps(print)), "the file is not UTF-8 text"),
         broken("50 MB", big, "the notebook is larger than 10 MB; clear its outputs and hand it in again"),
         broken("zip", zipped, "there is no notebook in the folder, only 'work.zip'"),
-        broken("link", linked, "the notebook is a link or a folder, not a file"),
-        broken("pipe", pipe, "the notebook is a link or a folder, not a file"),
+        broken("link", linked, "the notebook is not a file but a link or something else"),
+        broken("pipe", pipe, "the notebook is not a file but a link or something else"),
         broken(
             "folder",
             lambda folder, _: (folder / f"{SET}.ipynb").mkdir(),
-            "the notebook is a link or a folder, not a file",
+            f"there is no notebook in the folder, only '{SET}.ipynb'",
         ),
         broken("two", two, f"there are 2 notebooks in the folder, and none is called {SET}.ipynb"),
         broken("nothing", lambda folder, _: None, "there is no notebook in the folder"),
+        broken(
+            "very many cells",
+            text(json.dumps({**empty, "cells": [{}] * 2000})),
+            "the notebook has over 1000 cells",
+        ),
+        Case("shut folder", shape=shut)
+        if os.geteuid() == 0
+        else broken("shut folder", shut, "the folder cannot be read (Permission denied)"),
+        Case("beside what a system leaves", shape=beside),
         broken("no cells", text(json.dumps(empty)), no_part),
         broken("names of cells lost", edit(nothing_of_ours), no_part),
         Case("another name", shape=other_name),
@@ -583,7 +722,17 @@ def corpus(course: Path, port: int) -> list[Case]:
     ]
 
 
-HONEST = [Case("ada"), Case("ben", double=WRONG, points=(0, 3)), Case("zoe", largest="", points=(2, 0))]
+HONEST = [
+    Case("ada"),
+    cheat("ben", WRONG),
+    Case(
+        "zoe",
+        largest="",
+        points=(2, 0),
+        said=("", "NameError: name 'largest' is not defined"),
+        given=("42; -1.0", UNDEFINED),
+    ),
+]
 STRAYS = {
     "wrong set": "'01-tinny' is no problem set; expected 01-tiny",
     "loose file": "'work.zip' is not in a folder of a problem set, such as 01-tiny; it was not opened",
@@ -598,6 +747,7 @@ STRAYS = {
 GRADE = """
 import sys
 from ncutil.__main__ import main
+from ncutil.press import syscalls
 from ncutil.press.classroom import collect
 from ncutil.press.sandbox import Limits
 
@@ -622,6 +772,9 @@ class Graded:
 
     def table(self, name: str) -> str:
         return (self.course / f"{name}.csv").read_text()
+
+    def record(self, student: str) -> dict[str, Any]:
+        return json.loads((self.course / "results" / student / f"{SET}.json").read_text())
 
     def page(self, student: str) -> str:
         return (self.course / "feedback" / student / "feedback.html").read_text()
@@ -687,7 +840,8 @@ def graded(clone: Path, problem_set: ProblemSet, tmp_path_factory: pytest.TempPa
     with FileLock(place / "lock"):
         if not (place / "said.json").exists():
             grade_once(clone, problem_set, place)
-    return Graded(place / "course", CASES, **json.loads((place / "said.json").read_text()))
+    cases = [*HONEST, *corpus(place / "course", 0)]
+    return Graded(place / "course", cases, **json.loads((place / "said.json").read_text()))
 
 
 def grade_once(clone: Path, problem_set: ProblemSet, place: Path) -> None:
@@ -743,17 +897,86 @@ class TestEverySubmission:
             found = {entry.name: entry.auto_score for entry in notebook.grades}
         assert (found["double-check"], found["largest-check"], found["argue"]) == (*case(graded, student).points, 0)
 
+    def test_what_is_kept(self, graded: Graded, student: str) -> None:
+        expected, record = case(graded, student), graded.record(student)
+        status = {"run": "done"}.get(expected.status, expected.status.removeprefix("stopped: "))
+        assert record["status"] == status
+        assert "; ".join(filter(None, (record["note"], record["remark"]))) == expected.note
+        checks = (("double-check", "twice a number", 2), ("largest-check", "the largest number", 3))
+        for (part, says, most), score, said, answer in zip(
+            checks, expected.points, expected.said, expected.given, strict=True
+        ):
+            judged = record["judged"][part]
+            (check,) = judged["checks"]
+            assert (judged["score"], check["passed"]) == (score, score == most)
+            assert (check["says"], check["points"]) == (says, most)
+            assert same(judged["said"], said)
+            assert same(check["given"], answer)
+        assert record["judged"]["argue"] == {"score": 0, "checks": [], "said": "not answered"}
+
     def test_what_the_student_reads(self, graded: Graded, student: str) -> None:
-        expected, page = case(graded, student), graded.page(student)
-        assert f"{sum(expected.points):g} of 9 points" in page
-        for words in (expected.note, expected.says):
-            assert words in html.unescape(page)
-        if expected.status.startswith("stopped: "):
-            assert expected.status.removeprefix("stopped: ") in page
+        """What is kept, and nothing else."""
+        expected, record, shown = case(graded, student), graded.record(student), Shown(graded.page(student))
+        paragraph = next(words for words in shown.paragraphs if "of 9 points" in words)
+        assert paragraph.startswith(f"{sum(expected.points):g} of 9 points.")
+        assert (f"Note: {expected.note}." in paragraph) if expected.note else ("Note:" not in paragraph)
+        stopped = expected.status.startswith("stopped: ")
+        ended = f"did not come to its end ({expected.status.removeprefix('stopped: ')})"
+        assert (ended in paragraph) if stopped else ("did not come to its end" not in paragraph)
+        parts = [record["judged"][part] for part in ("double-check", "largest-check")]
+        said = [f"Your notebook said: {part['said']}" for part in parts if part["said"]]
+        assert [words for words in shown.paragraphs if words.startswith("Your notebook said:")] == said
+        checks = zip(parts, ("twice a number", "the largest number"), (2, 3), strict=True)
+        assert shown.rows == [
+            [
+                f"✓ passed: {says}" if part["score"] else f"✗ failed: {says}",
+                f"{part['score']}/{most}",
+                " ".join(part["checks"][0]["given"].split()),
+            ]
+            for part, says, most in checks
+        ]
 
     def test_nothing_of_it_runs_in_a_browser(self, graded: Graded, student: str) -> None:
         assert foreign(graded.page(student)) == set()
         assert "default-src 'none'" in graded.page(student)
+
+
+def same(text: str, expected: Text) -> bool:
+    return text == expected if isinstance(expected, str) else expected.fullmatch(text) is not None
+
+
+class Shown(HTMLParser):
+    """What a page shows: its paragraphs, the cells of its tables by row, and its lists by their heading."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.paragraphs: list[str] = []
+        self.rows: list[list[str]] = []
+        self.lists: dict[str, list[str]] = {}
+        self.heading, self.words = "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("p", "td", "li", "h2", "h3"):
+            self.words = ""
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def handle_endtag(self, tag: str) -> None:
+        words = " ".join(self.words.split())
+        if tag == "p":
+            self.paragraphs.append(words)
+        elif tag == "td":
+            self.rows[-1].append(words)
+        elif tag == "tr" and not self.rows[-1]:  # a row of headings
+            self.rows.pop()
+        elif tag == "li":
+            self.lists.setdefault(self.heading, []).append(words)
+        elif tag in ("h2", "h3"):
+            self.heading = words
 
 
 def foreign(page: str) -> set[str]:
@@ -778,15 +1001,17 @@ class TestTheClass:
     def test_those_around_are_graded_as_if_they_were_alone(
         self, graded: Graded, clone: Path, problem_set: ProblemSet, tmp_path: Path
     ) -> None:
-        alone = tmp_path / "course"
+        apart = tmp_path / "course"
         for honest in HONEST:
-            hand_in(alone, problem_set, honest)
-        (alone / "course.yml").write_text((graded.course / "course.yml").read_text())
-        assert grade(clone, alone).returncode == 0
-        theirs = Graded(alone, HONEST, 0, "", 0)
+            hand_in(apart, problem_set, honest)
+        (apart / "course.yml").write_text((graded.course / "course.yml").read_text())
+        assert grade(clone, apart).returncode == 0
+        theirs = Graded(apart, HONEST, 0, "", 0)
         for honest in HONEST:
             assert graded.rows()[honest.student] == theirs.rows()[honest.student]
             assert graded.page(honest.student) == theirs.page(honest.student)
+            ours, alone = (some.record(honest.student) | {"seconds": 0} for some in (graded, theirs))
+            assert ours == alone
 
     def test_the_command_tells_the_truth(self, graded: Graded) -> None:
         stopped = sum(found.status.startswith("stopped") for found in graded.cases)
@@ -812,12 +1037,20 @@ class TestTheClass:
     def test_the_report_shows_who_needs_attention_and_runs_nothing(self, graded: Graded) -> None:
         page = (graded.course / "report.html").read_text()
         assert foreign(page) == set()
-        words = html.unescape(page)
-        for found in graded.cases:
-            if found.status == "not run":
-                assert f"{found.student}: {found.note}" in words
-            elif found.status != "run":
-                assert f"{found.student}: {found.status}" in words
+        shown, cases = Shown(page), sorted(graded.cases, key=lambda found: found.student)
+        assert shown.lists["Not recognised as submissions"] == [f"{who}: {STRAYS[who]}" for who in sorted(STRAYS)]
+        assert shown.lists["Missing"] == sorted(STRAYS)
+        for heading, lines in {
+            "Stopped before the end": [f"{c.student}: {c.status}" for c in cases if c.status.startswith("stopped")],
+            "Could not be run": [f"{c.student}: {c.note}" for c in cases if c.status == "not run"],
+            "Notes": [f"{c.student}: {c.note}" for c in cases if c.note and c.status != "not run"],
+        }.items():
+            assert shown.lists[heading] == lines
+        first, second = (str(sum(c.points[part] == 0 for c in cases)) for part in (0, 1))
+        assert [row[1:] for row in shown.rows[3:]] == [["the largest number", second], ["twice a number", first]]
+
+    def test_nothing_steers_the_terminal(self, graded: Graded) -> None:
+        assert all(line.isprintable() for line in graded.said.split("\n"))
 
     @pytest.mark.parametrize("separator", [",", ";", "\t"])
     def test_no_formula_in_a_table(self, graded: Graded, separator: str) -> None:
@@ -842,6 +1075,47 @@ class TestTheClass:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What no program above happened to do
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, OverflowError, PermissionError])
+def test_what_nobody_foresaw_costs_one_submission_and_no_other(
+    problem_set: ProblemSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    for student in ("ada", "bad run", "bad verdict", "zoe"):
+        hand_in(tmp_path, problem_set, Case(student))
+    (tmp_path / "course.yml").write_text(f"seed: {SEED}\n")
+    course = collect.read_course(tmp_path)
+    run, judge = collect.run_submission, judging.judge
+
+    def stumbling_run(item: ProblemSet, submission: intake.Submission, *how: Any) -> collect.Record:
+        if submission.student == "bad run":
+            raise error("hush")
+        return run(item, submission, *how)
+
+    def stumbling_judge(item: ProblemSet, record: collect.Record) -> dict[str, Any]:
+        if record["student"] == "bad verdict" and record["status"] == "done":
+            raise error("hush")
+        return judge(item, record)
+
+    monkeypatch.setattr(collect, "run_submission", stumbling_run)
+    monkeypatch.setattr(judging, "judge", stumbling_judge)
+
+    def bring_up_to_date() -> dict[str, collect.Record]:
+        submissions, _ = collect.collect(course, [SET])
+        records = commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
+        return {student: record for (student, _), record in records.items()}
+
+    records = bring_up_to_date()
+    note = f"grading it failed ({error.__name__}); it is tried again with the next grading"
+    for student in ("bad run", "bad verdict"):
+        assert (records[student]["status"], records[student]["note"]) == ("not run", note)
+        assert sum(part["score"] for part in records[student]["judged"].values()) == 0
+    for student in ("ada", "zoe"):
+        assert (records[student]["status"], records[student]["judged"]["double-check"]["score"]) == ("done", 2)
+    monkeypatch.undo()
+    records = bring_up_to_date()
+    assert {record["status"] for record in records.values()} == {"done"}
+
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -879,10 +1153,237 @@ def test_deep_answers_are_judged(problem_set: ProblemSet, depth: int) -> None:
         assert isinstance(judging.remark(problem_set, record), str)
 
 
-def test_a_dict_of_very_many_keys_is_refused() -> None:
-    assert len(decode({"dict": [[k, 0] for k in range(KEYS)]})) == KEYS
-    with pytest.raises(ValueError, match="not an answer"):
-        decode({"dict": [[k, 0] for k in range(KEYS + 1)]})
+def keys(number: int) -> dict[str, Any]:
+    return {"dict": [[k, 0] for k in range(number)]}
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
+
+
+REFUSED = {
+    "keys": keys(KEYS + 1),
+    "keys of several dicts": [keys(KEYS // 2), keys(KEYS // 2 + 1)],
+    "keys of dicts in dicts": {"dict": [["x", keys(KEYS)]]},
+    "a long text among many": ["x" * 5000] + [""] * 2000,
+    "a long text among many numbers": ["x" * 5000] + [0] * 2000,
+    "depth": nested(100),
+    "dimensions": {"array": [[[[[[[[[1]]]]]]]]], "shape": [1] * 9},
+    "very many dimensions": {"array": [], "shape": [10**6] * 10**5},
+    "a long dimension": {"array": [], "shape": [0, 10**8]},
+    "texts as an array": {"array": ["x" * 1000, "y"], "shape": [2]},
+    "a text among numbers": {"array": [1, "y"], "shape": [2]},
+    "lists as numbers": {"array": [[1], [2]], "shape": [2]},
+    "rows of several lengths": {"array": [[1], [2, 3]], "shape": [2, 1]},
+    "another size": {"array": [1, 2], "shape": [3]},
+    "half a dimension": {"array": [1, 2], "shape": [2.0]},
+    "a dimension that is true": {"array": [1], "shape": [True]},
+    "minus one": {"array": [1], "shape": [-1]},
+    "a shape that is none": {"array": [1], "shape": "1"},
+    "a huge number": {"array": [10**4000], "shape": [1]},
+    "nothing": {"array": [None], "shape": [1]},
+    "other names": {"array": [1]},
+    "a list as a key": {"dict": [[[], 1]]},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_take_more_room_than_it_has_characters_is_refused(name: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"^an? "):
+        decode(REFUSED[name])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_what_an_answer_may_be() -> None:
+    assert len(decode(keys(KEYS))) == KEYS
+    assert decode({"array": [[True, False]], "shape": [1, 2]}).dtype == bool
+    assert decode({"array": 2.5, "shape": []}).shape == ()
+    assert decode({"array": [[], []], "shape": [2, 0]}).shape == (2, 0)
+    assert decode(["x" * 1000] + ["y"] * 1000)[1] == "y"
+
+
+def test_texts_are_not_compared_as_truths() -> None:
+    assert not agree(["x" * 10**6] + [""] * 10**5, np.array([True]), 0)
+    assert agree([True, False], np.array([True, False]), 0)
+    assert agree([[True], [False]], np.array([[True], [False]]), 0)
+    assert not agree([1, 0], np.array([True, False]), 0)
+
+
+def test_an_answer_is_not_longer_than_may_be_handed_over(problem_set: ProblemSet) -> None:
+    for number, start in ((LONGEST // 3 + 1, "more than 500000 characters as JSON"), (LONGEST // 4, "[1, 1, 1")):
+        asks = {"asks": [{"values": [[1] * number]}]}
+        record = {"answers": json.dumps({"largest-check": asks}), "texts": {}}
+        (check,) = judging.judge(problem_set, record)["largest-check"]["checks"]
+        assert check["given"].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("two\nlines\tand\r\nmore ", "two lines and more"),
+        ("\x1b]0;title\x07\x1b[2J\x9b1m", r"\x1b]0;title\x07\x1b[2J\x9b1m"),
+        ("\ud800 and \U000e0041", r"\ud800 and \U000e0041"),
+        ("\u202eback\u2066 \u200b\ufeff", r"\u202eback\u2066 \u200b\ufeff"),
+        ("é 数 ✓", "é 数 ✓"),
+        ("x" * 1000, "x" * judging.SHOWN),
+        (["x"], "something that is not text"),
+    ],
+)
+def test_a_message_of_a_stranger_cannot_steer_a_terminal(
+    problem_set: ProblemSet, capsys: pytest.CaptureFixture[str], message: Any, shown: str
+) -> None:
+    (name,) = [grade_id(c) for c in problem_set.source.cells if grade_id(c).startswith("given")][-1:]
+    answers = {name: {"error": message}, "double-check": {"error": message, "asks": [{"error": message}]}}
+    record = {"answers": json.dumps(answers), "texts": {}}
+    part = judging.judge(problem_set, record)["double-check"]
+    assert (part["said"], part["checks"][0]["given"]) == (shown, shown)
+    assert judging.remark(problem_set, record) == f"a given cell failed ({name}: {shown})"
+    shown.encode()
+
+
+def test_what_a_summary_prints_cannot_steer_a_terminal(
+    graded: Graded, problem_set: ProblemSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where a record was kept by an earlier version."""
+    record = {"status": "not run", "note": "\x1b[2J", "remark": "\ud800", "judged": {}}
+    item = gradebook.Grade("ada", "", problem_set, record, None, None, {})
+    with pytest.raises(PressError):
+        commands._summary(collect.read_course(graded.course), [item], 0, {"zoe": ["\x1b[1m"]})
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"ada, {SET}: not run: \\x1b[2J; \\ud800",
+        "zoe: \\x1b[1m",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "can_be"),
+    [
+        ("ada", True),
+        ("Ada Lovelace-Ümit 数", True),
+        ("=1+1", True),
+        ("x" * 80, True),
+        ("x" * 81, False),
+        ("", False),
+        (".ada", False),
+        ("a/b", False),
+        (" ada", False),
+        ("ada ", False),
+        ("ada\u00a0", False),
+        ("ada\n", False),
+        ("a\x1b[2Jda", False),
+        ("a\x9bda", False),
+        ("a\u202eda", False),
+        ("a\u200bda", False),
+        ("\ufeffada", False),
+        ("a\ud800da", False),
+    ],
+)
+def test_who_can_be_a_student(tmp_path: Path, name: str, can_be: bool) -> None:
+    assert collect._can_be_a_student(name) == can_be
+    (tmp_path / "course.yml").write_text("seed: 1\n")
+    (tmp_path / "students.csv").write_bytes(b"student,name\nada," + f'"{name}"'.encode("utf-8", "replace") + b"\n")
+    if name.strip().isprintable():
+        assert collect.read_course(tmp_path).roster == {"ada": name.strip()}
+    elif "\ud800" not in name:
+        with pytest.raises(PressError, match="the name of ada holds what cannot be printed"):
+            collect.read_course(tmp_path)
+
+
+@pytest.mark.parametrize("before", ["", " ", "   ", "\u00a0", "\u200b", "\ufeff", "\x0b", "\x0c", " \u2003\u200f"])
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "＝1"])
+def test_a_formula_behind_what_nobody_sees_gets_an_apostrophe(before: str, formula: str) -> None:
+    assert gradebook.cell(before + formula) == f"'{before}{formula}"
+    assert gradebook._bare(f"'{before}{formula}") == before + formula
+    assert gradebook.cell(f"{before}x {formula}") == f"{before}x {formula}"
+    assert gradebook._bare(f"'{before}x") == f"'{before}x"
+
+
+def test_a_folder_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ada" / SET).mkdir(parents=True)
+    shut, read = tmp_path / "ada", Path.iterdir
+
+    def iterdir(path: Path) -> Any:
+        if path == shut:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert intake.find(shut, [SET]) == ([], ["the student's folder cannot be read (Permission denied)"])
+    shut = tmp_path / "ada" / SET
+    (found,), strays = intake.find(tmp_path / "ada", [SET])
+    assert (found.path, found.problem, strays) == (None, "the folder cannot be read (Permission denied)", [])
+    assert collect.fingerprint(found)
+
+
+def test_what_a_system_leaves_beside_a_notebook_is_no_notebook(tmp_path: Path) -> None:
+    folder = tmp_path / "ada" / SET
+    folder.mkdir(parents=True)
+    (folder / "work.ipynb").write_text("{}")
+    (folder / "._work.ipynb").write_bytes(b"\0\5\x16\7")
+    (folder / "old.ipynb").mkdir()
+    (found,), _ = intake.find(tmp_path / "ada", [SET])
+    assert (found.path, found.problem) == (folder / "work.ipynb", "")
+
+
+def notebook_file(folder: Path, **content: Any) -> Path:
+    path = folder / "notebook.ipynb"
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [], **content}))
+    return path
+
+
+def test_reading_a_notebook_costs_what_its_cells_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Outputs that are none, attachments and ids are for nobody; a validator would look at each and complain of it."""
+    code = {"cell_type": "code", "id": "same", "source": ["x = 1\n", "y = 2"], "metadata": {"trusted": [{}]}}
+    text = {"cell_type": "markdown", "id": "same", "source": "Because.", "attachments": {str(i): {} for i in range(99)}}
+    path = notebook_file(tmp_path, cells=[code | {"outputs": [{}] * 12_000}, *[text] * 500])
+    tracemalloc.start()
+    notebook = intake.read_notebook(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * path.stat().st_size + 2**20
+    assert notebook.cells[0] == {"cell_type": "code", "metadata": {}, "source": "x = 1\ny = 2"}
+    assert notebook.cells[1] == {"cell_type": "markdown", "metadata": {}, "source": "Because."}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_read_of_a_notebook(tmp_path: Path) -> None:
+    names = {"grade_id": "a", "points": 2, "solution": True}
+    cell = {"cell_type": "code", "source": "x", "metadata": {"nbgrader": names | {"deep": [1]}, "tags": ["t"]}}
+    metadata = {"kernelspec": {"language": "R"}, "ncutil": {"seed": 7}, "language_info": [], "widgets": {"state": {}}}
+    found = intake.read_notebook(notebook_file(tmp_path, cells=[cell], metadata=metadata))
+    assert found.cells == [{"cell_type": "code", "source": "x", "metadata": {"nbgrader": names}}]
+    assert found.metadata == {"kernelspec": {"language": "R"}, "ncutil": {"seed": 7}}
+    assert found.cells[0].metadata.nbgrader.grade_id == "a"
+
+
+def test_version_3_is_read(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "code", "input": ["x = 1"], "language": "python", "metadata": {"nbgrader": {"grade_id": "a"}}},
+        {"cell_type": "markdown", "source": "Because.", "metadata": {}},
+    ]
+    found = intake.read_notebook(notebook_file(tmp_path, nbformat=3, worksheets=[{"cells": cells}]))
+    assert [(grade_id(cell), cell.source) for cell in found.cells] == [("a", "x = 1"), ("", "Because.")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"cells": {}}, "it has no cells"),
+        ({"nbformat": 3, "worksheets": [[]]}, "it has no cells"),
+        ({"cells": [{"cell_type": "code"}]}, "one of its cells has no text or no type"),
+        ({"cells": [{"cell_type": "code", "source": ["x", 1]}]}, "one of its cells has no text or no type"),
+        ({"cells": [{"cell_type": [], "source": "x"}]}, "one of its cells has no text or no type"),
+        ({"cells": [{}] * (intake.CELLS + 1)}, f"over {intake.CELLS} cells"),
+        ({"nbformat": True}, "no version of the format"),
+        ({"nbformat": 10**4000}, "the notebook has version 10000000000000000000 of the format"),
+    ],
+)
+def test_what_is_no_notebook_is_said(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        intake.read_notebook(notebook_file(tmp_path, **content))
 
 
 def test_files_are_read_with_a_bound(tmp_path: Path) -> None:

@@ -1,22 +1,28 @@
 """A stranger's program sees its own folder and takes what the limits give; whatever it does, it is gone afterwards."""
 
+import errno
 import io
 import os
+import platform
+import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+from ast import literal_eval
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT
 
-from ncutil.press import sandbox
+from ncutil.press import archive, sandbox, syscalls, watch
 from ncutil.press.classroom import collect, intake
 from ncutil.press.sandbox import Ended, Limits, NoSandboxError
 
@@ -24,11 +30,24 @@ SMALL = Limits(wall=20, cpu=20, memory=256, processes=20, files=64, disk=16, ent
 
 
 def sandbox_missing() -> str:
-    """Why programs cannot be isolated here; empty if they can."""
+    """Why programs cannot be isolated here; empty if they can, and where the tests shall fail if they cannot."""
+    if os.environ.get("NCUTIL_REQUIRE_SANDBOX"):
+        return ""
     try:
         return "" if sandbox.find_sandbox() == "bwrap" else "bubblewrap does not work here"
     except NoSandboxError as error:
         return str(error)
+
+
+def test_where_a_sandbox_is_required_its_absence_is_no_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise NoSandboxError("none")
+
+    monkeypatch.setattr(sandbox, "find_sandbox", none)
+    monkeypatch.delenv("NCUTIL_REQUIRE_SANDBOX", raising=False)
+    assert sandbox_missing() == "none"
+    monkeypatch.setenv("NCUTIL_REQUIRE_SANDBOX", "1")
+    assert sandbox_missing() == ""
 
 
 isolated = pytest.mark.skipif(bool(sandbox_missing()), reason=sandbox_missing())
@@ -66,6 +85,14 @@ def gone(mark: str) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def denied_here() -> dict[str, int]:
+    """Names and numbers of the system calls that the filter of this machine denies."""
+    machine = syscalls.MACHINES.get(platform.machine())
+    if machine is None:
+        pytest.skip(f"there is no filter of system calls for {platform.machine()}")
+    return {name: both[machine[0]] for name, both in syscalls.DENIED.items()}
 
 
 @isolated
@@ -126,6 +153,12 @@ os.mkdir('odd'); open('odd/x', 'w').write('1'); os.chmod('odd/x', 0o4777)
         assert (ended.status, ended.returncode) == ("failed", 1)
         assert "OSError: [Errno 2" in ended.output  # 27 file too large, 28 no space left
 
+    def test_a_name_that_is_too_long_for_the_archive_is_left_out_with_a_word(self, folder: Path) -> None:
+        ended = python(folder, "open('n' * 101, 'w'); open('m' * 90, 'w'); open('end', 'w').write('1')")
+        assert ended.status == "done"
+        assert left(folder).keys() == {"given.txt", "end", "m" * 90}
+        assert "n" * 101 + ": file name is too long" in ended.output
+
     def test_names_are_no_paths(self, folder: Path) -> None:
         program = "open('-rf', 'w'); open('a\\nb', 'w'); open(b'\\xff', 'w'); open('..x', 'w'); open('~', 'w')"
         assert python(folder, program).status == "done"
@@ -185,6 +218,17 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         assert python(folder, f"print(open({path!r}).read())", readable=[extra]).output == "1,2\n"
         assert "Read-only" in python(folder, f"open({path!r}, 'a')", readable=[extra]).output
 
+    def test_solutions_are_not_shown(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An environment may have been made in the root of a clone, or a clone below Python's own folder."""
+        clone = tmp_path / "clone"
+        (clone / "notebooks" / "assignments").mkdir(parents=True)
+        for seen in (clone, ROOT.parent):
+            with pytest.raises(NoSandboxError, match=r"holds the problem sets with their solutions: .* such as \.venv"):
+                python(folder, "pass", readable=[seen])
+        monkeypatch.setattr(sandbox, "_libraries", lambda: (clone,))
+        with pytest.raises(NoSandboxError, match=f"{clone} holds the problem sets"):
+            python(folder, "pass")
+
     def test_the_package_can_be_imported(self, folder: Path) -> None:
         ended = sandbox.run([sys.executable, "-c", "import ncutil.stats; print('there')"], folder)
         assert ended.output == "there\n"
@@ -208,6 +252,45 @@ except OSError:
 """
             assert python(folder, program).output.split("\n")[:3] == ["refused", "refused", "no names"]
 
+    def test_no_file_of_the_teacher_is_open(self, folder: Path) -> None:
+        program = """
+import glob, os
+seen = []
+for path in glob.glob('/proc/[0-9]*/fd/*'):
+    try:
+        seen.append(os.readlink(path))
+    except OSError:
+        pass
+print(*sorted({name.split(':')[0] for name in seen}))
+"""
+        assert set(python(folder, program).output.split()) <= {"/dev/null", "pipe", "anon_inode", "/submission"}
+
+    def test_no_key_of_the_teacher_can_be_read(self, folder: Path) -> None:
+        """Keys in a session's keyring are handed down to whatever is started in it, whoever that runs as."""
+        add, keyctl = (
+            syscalls.DENIED[name][syscalls.MACHINES[platform.machine()][0]] for name in ("add_key", "keyctl")
+        )
+        read = f"""
+import ctypes
+call, text = ctypes.CDLL(None, use_errno=True).syscall, ctypes.create_string_buffer(100)
+key = call({keyctl}, 10, -3, b'user', b'ncutil-test', 0)
+print(call({keyctl}, 11, key, text, 100), text.value, ctypes.get_errno())
+"""
+        teacher = f"""
+import ctypes, sys
+from pathlib import Path
+from ncutil.press import sandbox
+call = ctypes.CDLL(None).syscall
+if call({keyctl}, 1, None) < 0 or call({add}, b'user', b'ncutil-test', b'hush', 4, -3) < 0:
+    sys.exit('no keys')
+exec({read!r})
+print(sandbox.run([sys.executable, '-S', '-c', {read!r}], Path({str(folder)!r})).output)
+"""
+        done = subprocess.run([sys.executable, "-c", teacher], capture_output=True, text=True)
+        if "no keys" in done.stderr:
+            pytest.skip("this machine keeps no keys for its users")
+        assert done.stdout.split("\n")[:2] == ["4 b'hush' 0", "-1 b'' 1"]
+
     def test_no_way_to_other_rights(self, folder: Path) -> None:
         program = """
 import os, subprocess
@@ -219,6 +302,40 @@ assert subprocess.run(['su', '-c', 'true'], capture_output=True).returncode != 0
 """
         ended = python(folder, program)
         assert ended.status == "done", ended.output
+
+
+LONG = replace(SMALL, wall=60, cpu=60)
+FIRST = "open('first', 'w').write('1')\n"
+HOGS = {
+    "processes": "import os, time\nfor i in range(4): os.fork() or (b'a' * 10**8, time.sleep(600))\ntime.sleep(600)",
+    "shared": "import mmap, time\nx = [mmap.mmap(-1, 10**8) for i in range(5)]\nfor m in x: m.write(bytes(10**8))\n"
+    "time.sleep(600)",
+}
+HOGS["a decoy"] = f"""
+import ctypes, os, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()
+        ctypes.CDLL(None).prctl(15, b'timeout')
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+time.sleep(0.5)
+{HOGS["processes"]}
+"""
+HOGS["hidden"] = "import ctypes, time\nctypes.CDLL(None).prctl(4, 0)\ntime.sleep(600)"
+HOGS["first threads that have ended"] = """
+import ctypes, os, platform, threading, time
+def hold():
+    x = b'a' * 10**8
+    time.sleep(600)
+for i in range(4):
+    if os.fork() == 0:
+        threading.Thread(target=hold).start()
+        ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)
+time.sleep(600)
+"""
+UNNAMED = "import os, time\nfor i in range(40): os.write(os.memfd_create('x'), bytes(10**7))\ntime.sleep(600)"
 
 
 @isolated
@@ -238,19 +355,61 @@ class TestLimits:
         assert ended.status == "failed"
         assert "MemoryError" in ended.output
 
+    @pytest.mark.parametrize("program", HOGS.values(), ids=HOGS.keys())
+    def test_memory_of_all(self, folder: Path, program: str) -> None:
+        ended = python(folder, FIRST + program, LONG)
+        assert (ended.status, left(folder)["first"]) == ("memory", "1")
+        assert ended.seconds < LONG.wall
+
+    def test_memory_that_belongs_to_no_process(self, folder: Path) -> None:
+        """It cannot be made; where there is no filter of system calls, what is held open is counted."""
+        ended = python(folder, FIRST + UNNAMED, LONG)
+        assert ended.status == "failed"
+        assert "PermissionError" in ended.output
+
+    def test_memory_that_belongs_to_no_process_where_there_is_no_filter(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(syscalls, "program", lambda: b"")
+        assert python(folder, FIRST + UNNAMED, LONG).status == "memory"
+        assert left(folder)["first"] == "1"
+
+    def test_a_program_that_stops_its_wrapper_loses_its_files_and_its_memory(self, folder: Path) -> None:
+        stop = "import os, signal\nparent = open(f'/proc/{os.getppid()}/stat').read().split()[3]\n"
+        stop += "os.kill(int(parent), signal.SIGSTOP)\n"
+        ended = python(folder, FIRST + stop + HOGS["processes"], LONG)
+        assert ended.status == "memory"
+        assert ended.seconds < LONG.wall
+        assert left(folder) == {"given.txt": "given"}
+
     @pytest.mark.parametrize(
         "program",
         [
-            "import os, time\nfor i in range(4): os.fork() or (b'a' * 10**8, time.sleep(30))\ntime.sleep(30)",
-            "import mmap, time\nx = [mmap.mmap(-1, 10**8) for i in range(5)]\nfor m in x: m.write(bytes(10**8))\n"
-            "time.sleep(30)",
-            "import os, time\nfor i in range(40): os.write(os.memfd_create('x'), bytes(10**7))\ntime.sleep(30)",
+            "import os\nfor i in range(6):\n    if os.fork() == 0: break\nwhile True: pass",
+            "import os, time\nwhile True:\n    if os.fork() == 0:\n        until = time.process_time() + 0.3\n"
+            "        while time.process_time() < until: pass\n        os._exit(0)\n    os.wait()",
         ],
-        ids=["processes", "shared", "unnamed files"],
+        ids=["side by side", "one after the other"],
     )
-    def test_memory_of_all(self, folder: Path, program: str) -> None:
-        assert python(folder, "open('first', 'w').write('1')\n" + program).status == "memory"
-        assert left(folder)["first"] == "1"
+    def test_processor_time_of_all(self, folder: Path, program: str) -> None:
+        limits = Limits(wall=60, cpu=2, memory=256)
+        ended = python(folder, FIRST + program, limits)
+        assert (ended.status, left(folder)["first"]) == ("processor time", "1")
+        assert ended.seconds < limits.wall
+
+    def test_nothing_that_runs_as_the_stranger_is_without_limits(self, folder: Path) -> None:
+        program = """
+import glob
+for path in glob.glob('/proc/[0-9]*'):
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in open(path + '/limits')}
+    name = open(path + '/comm').read().strip()
+    if name != 'bwrap':
+        print(name, *limits['Max processes'], *limits['Max data size'], *limits['Max open files'])
+"""
+        found = [line.split() for line in python(folder, program).output.splitlines()]
+        data = str(SMALL.memory * 2**20)
+        assert {name: most for name, most, *_ in found} == {"sh": "24", "timeout": "24", "python": "20"}
+        assert all(rest == [most, data, data, "64", "64"] for _, most, *rest in found)
 
     def test_fork_bomb_and_its_neighbour(self, folder: Path, tmp_path: Path) -> None:
         bomb = """
@@ -291,6 +450,83 @@ while True:
 
     def test_output_that_is_no_text(self, folder: Path) -> None:
         assert "\ufffd" in python(folder, "import os; os.write(1, b'\\xff\\xfe\\x00')").output
+
+
+@isolated
+class TestSystemCalls:
+    def test_what_is_denied_is_denied(self, folder: Path) -> None:
+        numbers = denied_here()
+        program = f"""
+import ctypes
+call = ctypes.CDLL(None, use_errno=True).syscall
+print({{name: (call(number, 0, 0, 0, 0, 0), ctypes.get_errno()) for name, number in {numbers}.items()}})
+"""
+        assert literal_eval(python(folder, program).output) == dict.fromkeys(numbers, (-1, errno.EPERM))
+
+    def test_families_of_sockets(self, folder: Path) -> None:
+        program = """
+import socket
+for family in (1, 2, 10, 16, 17, 31, 38, 40, 45):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM if family != 16 else socket.SOCK_RAW)
+        print(family)
+    except OSError as error:
+        print(family, error.errno)
+socket.socketpair()
+"""
+        ended = python(folder, program)
+        assert ended.status == "done"
+        assert ended.output.split("\n")[:-1] == ["1", "2", "10", "16", "17 1", "31 1", "38 1", "40 1", "45 1"]
+
+    def test_what_a_notebook_needs_goes_on(self, folder: Path) -> None:
+        program = """
+import ctypes, multiprocessing, subprocess, threading
+import IPython.core.interactiveshell, matplotlib.pyplot, numpy, pandas, scipy.linalg, sklearn.linear_model, torch
+print(float((torch.ones(99, 99) @ torch.ones(99, 99)).sum()), float(numpy.linalg.det(numpy.eye(3))))
+print(ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 3)(), multiprocessing.get_context('fork').Pool(2).map(abs, [1, -2]))
+print(next(iter(torch.utils.data.DataLoader([1, 2], num_workers=1))), subprocess.check_output(['echo', 'there']))
+matplotlib.pyplot.plot([1, 2])
+matplotlib.pyplot.savefig('plot.png')
+"""
+        how = {"limits": Limits(), "env": {"MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp"}}
+        ended = sandbox.run([sys.executable, "-c", program], folder, **how)  # type: ignore[arg-type]
+        assert ended.status == "done", ended.output
+        assert ended.output.endswith("970299.0 1.0\n3 [1, 2]\ntensor([1]) b'there\\n'\n")
+        assert (folder / "plot.png").exists()
+
+
+def verdict(program: bytes, machine: int, number: int, argument: int = 0) -> int:
+    """What the kernel makes of a filter, for the four operations that ours has."""
+    data = struct.pack("=IIQ6Q", number, machine, 0, argument, *[0] * 5)
+    steps, place, loaded = list(struct.iter_unpack("=HBBI", program)), 0, 0
+    while True:
+        operation, then, otherwise, operand = steps[place]
+        place += 1
+        if operation == 0x20:
+            (loaded,) = struct.unpack_from("=I", data, operand)
+        elif operation in (0x15, 0x35):
+            place += then if (loaded == operand if operation == 0x15 else loaded >= operand) else otherwise
+        else:
+            assert operation == 0x06
+            return operand
+
+
+@pytest.mark.parametrize(("machine", "column", "name"), [("x86_64", 0, 0xC000003E), ("aarch64", 1, 0xC00000B7)])
+def test_the_filter(machine: str, column: int, name: int) -> None:
+    program, allow, deny = syscalls.program(machine), 0x7FFF0000, 0x00050001
+    denied = {both[column] for both in syscalls.DENIED.values()}
+    sockets = {both[column] for both in syscalls.SOCKETS.values()}
+    assert len(denied) == len(syscalls.DENIED)
+    for number in set(range(600)) - sockets:
+        assert verdict(program, name, number) == (deny if number in denied else allow)
+    for number in sockets:
+        for family in range(60):
+            expected = allow if family in (1, 2, 10, 16) else deny
+            # The kernel reads 32 bits of it.
+            assert verdict(program, name, number, family) == verdict(program, name, number, family + 2**40) == expected
+    for number in (0, 20, 39, 172):
+        assert verdict(program, 0x40000003, number) == verdict(program, 0x40000028, number) == deny
+        assert verdict(program, name, 0x40000000 + number) == (deny if machine == "x86_64" else allow)
 
 
 @isolated
@@ -344,7 +580,7 @@ for path in glob.glob('/proc/[0-9]*/fd/1'):
     def test_it_ends_with_who_started_it(self, folder: Path) -> None:
         program = f"""
 from pathlib import Path
-from ncutil.press import sandbox
+from ncutil.press import archive, sandbox, syscalls, watch
 sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
 """
         grader = subprocess.Popen([sys.executable, "-c", program])
@@ -361,47 +597,167 @@ sandbox.run(['sleep', '27.1828'], Path({str(folder)!r}))
 def test_the_page_names_the_limits_of_grading() -> None:
     page, limits = (ROOT / "book" / "sandbox.md").read_text(), collect.LIMITS
     for words in (
-        f"{limits.wall / 60:g} minutes in all, {limits.cpu / 60:g} minutes of processor time",
-        {60: "one minute a cell"}[collect.CELL_SECONDS],
+        f"{limits.wall / 60:g} minutes in all, {({60: 'one minute a cell'})[collect.CELL_SECONDS]}",
+        f"{limits.cpu / 60:g} minutes of processor time",
         f"{limits.memory / 1024:g} GB; one process",
         f"{limits.processes} at a time",
-        f"{limits.disk} MB in its folder and in `/tmp`; it may leave {limits.entries} files, and have 20 000",
+        f"{limits.disk} MB in its folder, {limits.disk} MB in `/tmp`, 16 MB in `/dev/shm`",
+        f"it may leave {limits.entries} files, and have 20 000",
         f"{limits.output // 1024} kB of what it prints",
-        f"at most {collect.ANSWERS // 2**20} MB, never pickle",
+        f"at most {collect.ANSWERS // 2**20} MB, never pickle; an answer in it has at most 500 000 characters",
         f"of at most {intake.LARGEST // 2**20} MB; zips",
     ):
         assert words in page
-    assert limits.entries * sandbox.CROWD == 20_000
+    assert limits.entries * watch.CROWD == 20_000
+
+
+def packed(*entries: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as target:
+        for entry in entries:
+            target.addfile(entry, io.BytesIO(bytes(entry.size)))
+    return file.getvalue()
+
+
+def entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.size, made.type, made.linkname = size, kind, link
+    return made
+
+
+def head(kind: bytes, size: bytes) -> bytes:
+    """A head of an archive that says whatever it likes of its size."""
+    plain = bytearray(packed(entry("x"))[:512])
+    plain[156:157], plain[124:136] = kind, size.ljust(12, b"\0")
+    plain[148:156] = b"%06o\0 " % (sum(plain[:148]) + 8 * 32 + sum(plain[156:]))
+    return bytes(plain)
+
+
+FORGED = {
+    "parent": packed(entry("../escaped")),
+    "parent on the way": packed(entry("a", kind=tarfile.DIRTYPE), entry("a/../../escaped")),
+    "absolute": packed(entry("/tmp/escaped")),
+    "through a link": packed(entry("door", kind=tarfile.SYMTYPE, link=".."), entry("door/escaped")),
+    "twice": packed(entry("x", 3), entry("x", 4)),
+    "a file as a folder": packed(entry("x"), entry("x/y")),
+    "a long name of GNU": packed(entry("n" * 200), form=tarfile.GNU_FORMAT),
+    "a head of PAX": packed(entry("n" * 200), form=tarfile.PAX_FORMAT),
+    "heads within heads": head(b"L", b"1") * 3000,
+    "a name of 8 GB": head(b"L", b"77777777777"),
+    "a name of 2**62 bytes": head(b"L", b"\x80" + (2**62).to_bytes(11, "big")),
+    "a head of PAX of 2**80 bytes": head(b"x", b"\x80" + (2**80).to_bytes(11, "big")),
+    "a sparse file": head(b"S", b"1000"),
+    "minus one byte": head(b"0", b"\xff" * 12),
+    "minus one byte in words": head(b"0", b"-1"),
+    "no number": head(b"0", b"9x"),
+    "a folder with contents": head(b"5", b"1000"),
+    "contents that are not there": packed(entry("x", 5000))[:1024],
+    "no end": packed(entry("x"))[:512],
+    "nothing": b"",
+    "noise": b"noise" * 1000,
+}
 
 
 class TestForgedArchives:
-    """What comes out is read by `_unpack` alone; here it gets archives that no honest program leaves."""
+    """A submission can write into the archive of its files on their way out, whatever it likes."""
 
-    @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "door/escaped"])
-    def test_no_way_out_of_the_folder(self, folder: Path, name: str) -> None:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            link = tarfile.TarInfo("door")
-            link.type, link.linkname = tarfile.SYMTYPE, ".."
-            archive.addfile(link)
-            archive.addfile(tarfile.TarInfo(name))
-        sandbox._unpack(packed, folder, SMALL, Ended("done", 0, 1.0, ""))
+    @pytest.mark.parametrize("name", FORGED)
+    @pytest.mark.parametrize(("before", "after"), [("done", "failed"), ("wall time", "wall time")])
+    def test_is_refused_and_leaves_the_folder_as_it_was(self, folder: Path, name: str, before: str, after: str) -> None:
+        ended = sandbox._take_out(io.BytesIO(FORGED[name]), folder, SMALL, Ended(before, 0, 1.0, "said\n"))
+        assert ended.status == after
+        assert ended.output.startswith("said\n\n[what it left is not readable: ")
+        assert left(folder) == {"given.txt": "given"}
         assert [path.name for path in folder.parent.iterdir()] == ["given"]
 
-    def test_absolute_names_stay_below(self, folder: Path, tmp_path: Path) -> None:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            archive.addfile(tarfile.TarInfo(str(tmp_path / "escaped")))
-        sandbox._unpack(packed, folder, SMALL, Ended("done", 0, 1.0, ""))
-        assert not (tmp_path / "escaped").exists()
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            head(b"0", b"77777777777"),
+            packed(*[entry(f"x{i}", 10**7) for i in range(2)]),
+            packed(*[entry(f"x{i}", kind=tarfile.SYMTYPE, link=".") for i in range(SMALL.entries + 2)]),
+            packed(*[entry("/".join("d" * (i + 1)), kind=tarfile.DIRTYPE) for i in range(archive.DEPTH + 2)]),
+        ],
+        ids=["8 GB", "together", "entries", "depth"],
+    )
+    def test_too_much_is_not_taken(self, folder: Path, forged: bytes) -> None:
+        assert sandbox._take_out(io.BytesIO(forged), folder, SMALL, Ended("done", 0, 1.0, "")).status == "disk"
+        assert left(folder) == {"given.txt": "given"}
+        assert [path.name for path in folder.parent.iterdir()] == ["given"]
 
-    @pytest.mark.parametrize("noise", [b"", b"noise" * 1000, b"\0" * 512])
-    def test_noise_leaves_the_folder_as_it_was(self, folder: Path, noise: bytes) -> None:
-        ended = sandbox._unpack(io.BytesIO(noise), folder, SMALL, Ended("done", 0, 1.0, "said\n"))
-        assert ended.status in ("done", "failed")
-        if ended.status == "failed":
-            assert ended.output.startswith("said\n\n[what it left is not readable")
-            assert left(folder) == {"given.txt": "given"}
+    def test_what_is_as_it_should_be_is_taken(self, folder: Path) -> None:
+        long = "/".join(("d" * 90, "n" * 90))
+        given = (entry("."), entry("d" * 90), entry(long, 5000), entry("x", 512), entry("link", kind=b"2", link="/"))
+        for place in given[:2]:
+            place.type = tarfile.DIRTYPE
+        ended = sandbox._take_out(io.BytesIO(packed(*given)), folder, SMALL, Ended("done", 0, 1.0, ""))
+        assert ended.status == "done"
+        assert left(folder) == {long: "\0" * 5000, "x": "\0" * 512}
+
+
+@pytest.fixture(params=sandbox.CONTAINERS)
+def tool(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A container command that works here."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    (tmp_path / "empty").mkdir()
+    ended = sandbox.run(["true"], tmp_path / "empty", limits=Limits(wall=60), sandbox=request.param)
+    if ended.status != "done":
+        pytest.skip(f"{request.param} does not work here: {(ended.output or ended.status).splitlines()[0]}")
+    return str(request.param)
+
+
+class TestContainers:
+    def test_files_go_in_and_come_out(self, folder: Path, tool: str) -> None:
+        program = "open('new.txt', 'w').write(open('given.txt').read() + ' back'); print('said')"
+        ended = python(folder, program, sandbox=tool)
+        assert (ended.status, ended.returncode, ended.output) == ("done", 0, "said\n")
+        assert left(folder) == {"given.txt": "given", "new.txt": "given back"}
+
+    def test_nothing_of_the_teacher_is_there(self, folder: Path, tmp_path: Path, tool: str) -> None:
+        (tmp_path / "gradebook.db").write_text("the gradebook")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            program = f"""
+import os, socket
+assert os.getuid() != 0
+assert not os.path.exists({str(tmp_path / "gradebook.db")!r})
+try:
+    socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 5)
+except OSError:
+    print('refused')
+for place in ('/', '/usr', '/etc'):
+    try:
+        open(place + '/mark', 'w')
+        print(place)
+    except OSError:
+        pass
+"""
+            ended = python(folder, program, sandbox=tool)
+        assert (ended.status, ended.output) == ("done", "refused\n")
+
+    def test_memory_of_all(self, folder: Path, tool: str) -> None:
+        program = """
+import os, time
+for i in range(4):
+    os.fork() or (b'a' * 10**8, time.sleep(2), os._exit(0))
+print(9 in [os.wait()[1] for i in range(4)])
+"""
+        assert python(folder, program, sandbox=tool).output.endswith("True\n")
+
+    @pytest.mark.parametrize(
+        ("program", "status"),
+        [
+            ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "wall time"),
+            ("import subprocess; subprocess.Popen(['setsid', 'sleep', '23.1406'])", "done"),
+        ],
+        ids=["processes", "daemon"],
+    )
+    def test_it_ends_and_leaves_nothing(self, folder: Path, tool: str, program: str, status: str) -> None:
+        limits = replace(SMALL, wall=5)
+        assert python(folder, FIRST + program + "\n#23.1406", limits, sandbox=tool).status == status
+        listed = subprocess.run([tool, "ps", "--filter", f"name=ncutil-{os.getpid()}-", "-q"], capture_output=True)
+        assert listed.stdout == b""
+        assert gone("23.1406")
 
 
 class TestWithout:
@@ -443,7 +799,7 @@ class TestWithout:
         assert (ended.status, ended.output) == ("done", "said\n")
         assert left(folder) == {"given.txt": "given", "new": "given"}
         words = (tmp_path / "called").read_text().splitlines()
-        assert {"--network=none", "--read-only", "--cap-drop=all", "--rm", "--memory=256m", "--pids-limit=20"} < set(
+        assert {"--network=none", "--read-only", "--cap-drop=all", "--rm", "--memory=256m", "--pids-limit=24"} < set(
             words
         )
         assert not [word for word in words if word.startswith("--volume=") and not word.endswith(":ro")]
@@ -455,6 +811,24 @@ class TestWithout:
         ended = python(folder, program, Limits(wall=1, output=100), sandbox="none")
         assert ended.status == "wall time"
         assert len(ended.output) < 200
+
+    def test_unsafe_ends_what_was_started(self, folder: Path) -> None:
+        program = "import subprocess, time\nsubprocess.Popen(['setsid', 'sleep', '61.8034'])\ntime.sleep(1)"
+        ended = python(folder, program, sandbox="none")
+        assert ended.status == "done"
+        assert gone("61.8034")
+
+    def test_unsafe_does_not_wait_for_what_it_has_never_seen(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watch, "GRACE", 0.5)
+        monkeypatch.setattr(watch, "_tree", lambda root: [])
+        program = "import subprocess\nsubprocess.Popen(['setsid', 'sleep', '33.1662'])\nprint('said')"
+        ended = python(folder, program, sandbox="none")
+        assert (ended.status, ended.output) == ("done", "said\n")
+        assert running("33.1662")
+        for number in running("33.1662"):
+            os.kill(number, signal.SIGKILL)
 
     def test_unsafe_hands_no_environment_on(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TEACHERS_TOKEN", "hush")

@@ -1,96 +1,46 @@
 """Run a stranger's program: its own folder, its own process tree, no network, and limits on everything it can take.
 
-bubblewrap does the isolating (or podman, or docker); this module writes its command line, watches from outside what
-the kernel doesn't bound, and takes the files that come out as what they are, a stranger's data. The folder never is
-a folder of this machine while the program runs: its files go in as an archive, live on a file system in memory whose
-size the kernel bounds, and come out as an archive of which only regular files are kept. Explained, with what it does
-not promise, on the page about the sandbox.
+bubblewrap does the isolating (or podman, or docker); this module writes its command line. `watch` looks from outside at
+what the kernel doesn't bound, `syscalls` says what the kernel shall refuse, and `archive` takes the files that come out
+as what they are, a stranger's data. The folder never is a folder of this machine while the program runs: its files go
+in as an archive, live on a file system in memory whose size the kernel bounds, and come out as an archive. Explained,
+with what it does not promise, on the page about the sandbox.
 """
 
 import contextlib
 import itertools
 import os
-import resource
 import shutil
-import signal
 import site
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
-
-import psutil
+from typing import IO
 
 import ncutil
+from ncutil.press import archive, syscalls
+from ncutil.press.watch import MARK, MIB, SYSTEMS, Ended, Limits, watch
 
-MIB = 2**20
+__all__ = ["BUBBLEWRAP", "NONE", "Ended", "Limits", "NoSandboxError", "find_sandbox", "run"]
+
 BUBBLEWRAP, NONE = "bwrap", "none"
 CONTAINERS = ("podman", "docker")
 IMAGE = "debian:stable-slim"
 """What a container starts from; programs and libraries are this system's own, mounted read-only."""
 
-PLACE = "/submission"
+PLACE = SYSTEMS[0]
 """Where the program finds its folder; it starts there."""
 
-MARK = "/.sandbox"
-"""A folder that only a sandbox has at its root."""
+SPARE = 4
+"""Processes besides those of the command: the wrapper, `timeout`, and what the wrapper starts."""
 
-GRACE = 5.0
-"""Seconds after the wall time within which the files have to be out."""
-
-DEPTH = 16
-"""Folders within folders that are taken out."""
-
-CROWD = 10
-"""Times as many files as may be left may be there while the program runs."""
-
-INTERVAL = 0.1
-"""Seconds between two looks at memory."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one program may take; each is for all of its processes together unless said otherwise."""
-
-    wall: float = 120.0
-    """Seconds from start to end."""
-    cpu: int = 120
-    """Seconds of processor time, of each process."""
-    memory: int = 2048
-    """MiB."""
-    processes: int = 64
-    """Processes and threads at a time."""
-    files: int = 256
-    """Open files of each process."""
-    disk: int = 64
-    """MiB of its folder, and as much again for temporary files."""
-    entries: int = 2000
-    """Files and folders."""
-    output: int = 64 * 1024
-    """Bytes of standard output and error that are kept; the rest is read and thrown away."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a program ended.
-
-    `status` is "done" (it left with 0), "failed" (it left with something else), or the limit that it passed: "wall
-    time", "processor time", "memory" (all processes together; one alone gets a MemoryError), or "disk" (what it left
-    is too much to be taken; while it runs, a full folder is an OSError).
-    """
-
-    status: str
-    returncode: int
-    seconds: float
-    output: str
+SOLUTIONS = "notebooks/assignments"
+"""Where a clone has its problem sets with their solutions."""
 
 
 class NoSandboxError(RuntimeError):
@@ -153,36 +103,38 @@ def run(
     Raises
     ------
     NoSandboxError
-        No sandbox was named and none works here.
+        No sandbox was named and none works here, or the command could read the solutions of the problem sets.
     """
     limits = limits or Limits()
     sandbox = sandbox or find_sandbox()
     variables = _environment() | dict(env or {})
     if sandbox == NONE:
         return _run_bare(command, folder, limits, variables)
-    inside = ["sh", "-c", _WRAPPER, "sh", *_limited(command, limits)]
+    inside = _inside(command, limits)
     seen = [*_libraries(), *(path.resolve() for path in readable)]
-    with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as left:
-        _pack(folder, packed)
+    _keep_solutions_out(seen)
+    packed = archive.pack(folder)
+    with tempfile.TemporaryFile() as left:
         if sandbox == BUBBLEWRAP:
-            # The first process in there keeps the environment that it was started with: it gets next to none.
-            words = _bubblewrap(inside, seen, limits, variables)
-            ended = _watch(words, packed, left, limits, env={})
+            with _filter() as allowed:
+                words = _bubblewrap(inside, seen, limits, variables, allowed)
+                # The first process in there keeps the environment that it was started with: it gets next to none.
+                ended = watch(words, limits, packed, left, env={}, pass_fds=allowed)
         else:
             name = f"ncutil-{os.getpid()}-{next(_COUNTER)}"
             try:
-                ended = _watch(_container(sandbox, name, inside, seen, limits, variables), packed, left, limits)
+                ended = watch(_container(sandbox, name, inside, seen, limits, variables), limits, packed, left)
             finally:
                 # Ending the command does not end a container; where it has ended by itself this does nothing.
                 subprocess.run([sandbox, "kill", name], capture_output=True)
-        return ended if ended.status == "disk" else _unpack(left, folder, limits, ended)
+        return ended if ended.status == "disk" else _take_out(left, folder, limits, ended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What runs inside
 
 _WRAPPER = f"""
-tar -xf - && "$@" >&2 </dev/null
+tar -xf - && exec </dev/null && "$@" >&2
 status=$?
 if test -d {MARK}; then
   for signal in STOP KILL KILL; do
@@ -192,32 +144,53 @@ if test -d {MARK}; then
     done
   done
 fi 2>/dev/null
-tar -cf - . 2>/dev/null
+tar --format=ustar --hard-dereference -cf - .
 exit $status
 """
 """Take the files in, run the command, end whatever it left running, hand the files out. It runs as the stranger does,
-who can stop it and so lose the own files, and nothing else."""
+who can stop it and so lose the own files, and nothing else. What `tar` cannot put into an archive of that form (a name
+that is too long) it leaves out and says so."""
 
 
-def _limited(command: Sequence[str], limits: Limits) -> list[str]:
-    """The command under `timeout`, `choom` and `prlimit`: limits that the kernel keeps."""
+def _inside(command: Sequence[str], limits: Limits) -> list[str]:
+    """The command in its wrapper, under limits that the kernel keeps."""
     memory = limits.memory * MIB
     return [
-        *("timeout", "--signal=KILL", f"{limits.wall:g}"),
-        # Where memory runs out in spite of all, the kernel ends this first.
-        *("choom", "-n", "1000", "--"),
+        # For all that runs as the stranger does, and so may be made to do what he likes.
         "prlimit",
         f"--cpu={limits.cpu}:{limits.cpu + 1}",
         f"--data={memory}",
         # Address space is reserved far beyond what is used: this only bounds what no other limit sees.
         f"--as={4 * memory + 8 * 2**30}",
-        f"--nproc={limits.processes}",
+        # The wrapper has to be able to go on where the command has used up all of its processes.
+        f"--nproc={limits.processes + SPARE}",
         f"--nofile={limits.files}",
         f"--fsize={limits.disk * MIB}",
         "--core=0",
         "--",
+        *("sh", "-c", _WRAPPER, "sh"),
+        *("timeout", "--signal=KILL", f"{limits.wall:g}"),
+        # Where memory runs out in spite of all, the kernel ends this first.
+        *("choom", "-n", "1000", "--"),
+        *("prlimit", f"--nproc={limits.processes}", "--"),
         *command,
     ]
+
+
+@contextlib.contextmanager
+def _filter() -> Iterator[tuple[int, ...]]:
+    """The filter of system calls in a pipe that bubblewrap can read it from; none where there is none."""
+    program = syscalls.program()
+    if not program:
+        yield ()
+        return
+    source, target = os.pipe()
+    try:
+        os.write(target, program)
+        os.close(target)
+        yield (source,)
+    finally:
+        os.close(source)
 
 
 def _environment() -> dict[str, str]:
@@ -245,6 +218,17 @@ def _libraries() -> tuple[Path, ...]:
     return tuple(kept)
 
 
+def _keep_solutions_out(seen: Iterable[Path]) -> None:
+    """Refuse what would show a submission the problem sets with their solutions."""
+    here = Path(ncutil.__file__).resolve().parents[1] / SOLUTIONS
+    for path in seen:
+        if (path / SOLUTIONS).exists() or (here.exists() and here.is_relative_to(path.resolve())):
+            raise NoSandboxError(
+                f"submissions can read Python's environment, and {path} holds the problem sets with their solutions: "
+                "make the environment in a folder of its own, such as .venv"
+            )
+
+
 _COUNTER = itertools.count()
 
 _SYSTEM = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
@@ -252,7 +236,11 @@ _SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/localt
 
 
 def _bubblewrap(
-    inside: Sequence[str], readable: Iterable[Path], limits: Limits, variables: Mapping[str, str]
+    inside: Sequence[str],
+    readable: Iterable[Path],
+    limits: Limits,
+    variables: Mapping[str, str],
+    allowed: Sequence[int],
 ) -> list[str]:
     size, small = str(limits.disk * MIB), str(16 * MIB)
     tool = shutil.which(BUBBLEWRAP) or BUBBLEWRAP
@@ -267,7 +255,7 @@ def _bubblewrap(
     words += ["--perms", "0755", "--dir", "/etc"]
     for setting in _SETTINGS:
         words += ["--ro-bind-try", setting, setting]
-    for place, most in ((PLACE, size), ("/tmp", size), ("/dev/shm", small)):
+    for place, most in zip(SYSTEMS, (size, size, small), strict=True):
         words += ["--perms", "1777", "--size", most, "--tmpfs", place]
     for path in readable:
         for parent in reversed(path.parents[:-1]):
@@ -275,7 +263,8 @@ def _bubblewrap(
         words += ["--ro-bind", str(path), str(path)]
     # The root and /dev are file systems in memory as well, and without a size.
     words += ["--dir", MARK, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PLACE]
-    alone = ["--unshare-user", "--disable-userns"]
+    # The last to be set: what makes a sandbox makes calls that the filter forbids.
+    alone = ["--unshare-user", "--disable-userns", *(word for fd in allowed for word in ("--seccomp", str(fd)))]
     if os.geteuid() != 0:
         return [*words, *alone, "--", *inside]
     # Root is never bounded in its number of processes: it becomes a user of its own, and only then shuts the door.
@@ -301,7 +290,10 @@ def _container(
     size = limits.disk * MIB
     words = [tool, "run", "--rm", "--interactive", "--name", name, "--network=none", "--read-only", "--cap-drop=all"]
     words += ["--security-opt=no-new-privileges", f"--user={_user()}", f"--workdir={PLACE}", "--entrypoint="]
-    words += [f"--memory={limits.memory}m", f"--memory-swap={limits.memory}m", f"--pids-limit={limits.processes}"]
+    processes = limits.processes + SPARE
+    words += [f"--memory={limits.memory}m", f"--memory-swap={limits.memory}m", f"--pids-limit={processes}"]
+    most = {"nofile": limits.files, "nproc": processes, "core": 0}
+    words += [f"--ulimit={limit}={bound}:{bound}" for limit, bound in most.items()]
     words += [f"--tmpfs={place}:rw,size={size},mode=1777" for place in ("/tmp", PLACE)]
     words += [f"--tmpfs={MARK}:ro,size=4096", "--shm-size=16m"]
     words += [f"--env={key}={value}" for key, value in variables.items()]
@@ -311,137 +303,6 @@ def _container(
     return [*words, IMAGE, *inside]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Watching from outside
-
-
-def _watch(words: Sequence[str], packed: IO[bytes] | None, left: IO[bytes] | None, limits: Limits, **how: Any) -> Ended:
-    """Start a command, feed it an archive and keep the one it returns, both if any; end it where it takes too much."""
-    started = time.monotonic()
-    process = subprocess.Popen(
-        words,
-        stdin=packed or subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if left else subprocess.STDOUT,
-        start_new_session=True,
-        **how,
-    )
-    reason, output = "", bytearray()
-    drains: list[tuple[Any, int, Callable[[bytes], object]]]
-    drains = [(process.stderr if left else process.stdout, limits.output, output.extend)]
-    if left:
-        # What stands in an archive besides the contents: a head for each file, and an end.
-        drains.append((process.stdout, limits.disk * MIB + limits.entries * 1024 + 10240, left.write))
-    with ThreadPoolExecutor(len(drains)) as pool:
-        whole = [pool.submit(_drain, *drain) for drain in drains]
-        try:
-            while process.poll() is None:
-                if time.monotonic() - started > limits.wall + (GRACE if left else 0):
-                    reason = reason or "wall time"
-                    _kill(process)
-                elif not reason and (reason := _excess(process.pid, limits)):
-                    _stop(process)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(INTERVAL)
-        finally:
-            # In a sandbox all of its processes end with the first; without one, those that stayed in its group do.
-            _kill(process)
-            process.wait()
-    seconds = time.monotonic() - started
-    code = 128 - process.returncode if process.returncode < 0 else process.returncode
-    killed = code == 128 + signal.SIGKILL
-    if reason:
-        status = reason
-    elif killed and seconds >= limits.wall:
-        status = "wall time"
-    elif code == 128 + signal.SIGXCPU or (killed and seconds >= limits.cpu):
-        status = "processor time"
-    else:
-        status = "done" if code == 0 else "failed"
-    if left and not whole[1].result():
-        status = "disk"
-    text = output.decode("utf-8", "replace")
-    return Ended(status, code, seconds, text if whole[0].result() else f"{text}\n[the rest was thrown away]\n")
-
-
-def _drain(stream: IO[bytes], bound: int, keep: Callable[[bytes], object]) -> bool:
-    """Read a pipe to its end and keep as much as the bound allows; returns whether that was all."""
-    taken = 0
-    while chunk := os.read(stream.fileno(), 65536):
-        if taken < bound:
-            keep(chunk[: bound - taken])
-        taken += len(chunk)
-    stream.close()
-    return taken <= bound
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the command but not what hands its files out, where the two can be told apart."""
-    with contextlib.suppress(psutil.Error, StopIteration):
-        next(child for child in _tree(process.pid) if child.name() == "timeout").kill()
-        return
-    _kill(process)
-
-
-def _tree(root: int) -> list[psutil.Process]:
-    """All processes below one, the nearest first."""
-    try:
-        return list(psutil.Process(root).children(recursive=True))
-    except psutil.Error:
-        return []
-
-
-def _excess(root: int, limits: Limits) -> str:
-    """Which limit the processes below one pass together that the kernel does not keep for all of them, if any."""
-    tree, bound = [process.pid for process in _tree(root)], limits.memory * MIB
-    unnamed = sum(map(_unnamed_files, tree))
-    # What is resident includes what processes share, but is read in no time; looking closely takes milliseconds.
-    if unnamed + sum(map(_resident, tree)) > bound and unnamed + sum(map(_own, tree)) > bound:
-        return "memory"
-    return "disk" if _entries(tree) > CROWD * limits.entries else ""
-
-
-def _entries(tree: Iterable[int]) -> int:
-    """Files and folders in the sandbox's file systems: each takes memory that no size of a file system counts."""
-    for process in tree:
-        place = Path(f"/proc/{process}/root")
-        with contextlib.suppress(OSError):
-            if (place / MARK.lstrip("/")).exists():
-                found = [os.statvfs(f"{place}{system}") for system in (PLACE, "/tmp", "/dev/shm")]
-                return sum(system.f_files - system.f_ffree for system in found)
-    return 0
-
-
-def _resident(process: int) -> int:
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0
-
-
-def _own(process: int) -> int:
-    """Bytes of a process that come from no file, what it shares with others in equal parts."""
-    with contextlib.suppress(OSError):
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
-    return 0
-
-
-def _unnamed_files(process: int) -> int:
-    """Bytes in memory that count as files, and exist only while the process holds them open."""
-    taken = 0
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{process}/fd"):
-            with contextlib.suppress(OSError):
-                if os.readlink(entry.path).startswith("/memfd:"):
-                    taken += entry.stat().st_blocks * 512
-    return taken
-
-
 def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: Mapping[str, str]) -> Ended:
     """No isolation: a session of its own and the limits of single processes, for submissions that one trusts."""
     words = list(command)
@@ -449,51 +310,28 @@ def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: M
         bounds = [f"--cpu={limits.cpu}:{limits.cpu + 1}", f"--data={limits.memory * MIB}", f"--nofile={limits.files}"]
         words = ["prlimit", *bounds, f"--fsize={limits.disk * MIB}", "--core=0", "--", *words]
     home = {"HOME": str(folder), "PWD": str(folder)}
-    return _watch(words, None, None, limits, cwd=folder, env={**variables, **home})
+    return watch(words, limits, cwd=folder, env={**variables, **home})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files in, files out
+# Files out
 
 
-def _pack(folder: Path, target: IO[bytes]) -> None:
-    """Archive the regular files and folders below a folder, as everybody's and readable; links are left out."""
-
-    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if not (entry.isreg() or entry.isdir()):
-            return None
-        entry.uid = entry.gid = 0
-        entry.uname = entry.gname = ""
-        entry.mode = 0o777 if entry.isdir() else 0o666
-        return entry
-
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        for path in sorted(folder.iterdir()):
-            archive.add(path, arcname=path.name, filter=plain)
-    target.seek(0)
-
-
-def _unpack(source: IO[bytes], folder: Path, limits: Limits, ended: Ended) -> Ended:
-    """Put the regular files of a stranger's archive in place of a folder's, all or none."""
+def _take_out(source: IO[bytes], folder: Path, limits: Limits, ended: Ended) -> Ended:
+    """Put what is in a stranger's archive in place of what is in a folder, all or nothing."""
     source.seek(0)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        with tarfile.open(fileobj=source, mode="r:") as archive:
-            total = 0
-            for number, entry in enumerate(archive):
-                total += entry.size
-                if number > limits.entries or total > limits.disk * MIB or entry.name.count("/") > DEPTH:
-                    return replace(ended, status="disk")
-                if entry.isreg() or entry.isdir():
-                    archive.extract(entry, fresh, set_attrs=False, filter="data")
+        archive.unpack(source, fresh, limits.disk * MIB, limits.entries)
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for path in fresh.iterdir():
             path.rename(folder / path.name)
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except archive.TooMuchError:
+        return replace(ended, status="disk")
+    except (OSError, ValueError) as error:
         status = "failed" if ended.status == "done" else ended.status
-        lost = f"[what it left is not readable: {error}]"
-        return replace(ended, status=status, output=f"{ended.output}\n{lost}\n")
+        return replace(ended, status=status, output=f"{ended.output}\n[what it left is not readable: {error}]\n")
     finally:
         shutil.rmtree(fresh)
     return ended

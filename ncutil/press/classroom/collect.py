@@ -81,17 +81,20 @@ def _roster(folder: Path) -> dict[str, str]:
                 if not _can_be_a_student(student):
                     raise PressError(f"{path}: expected the columns student and name, and in every row {STUDENT}")
                 found[student] = (row.get("name") or "").strip()
+                if not found[student].isprintable():
+                    raise PressError(f"{path}: the name of {student} holds what cannot be printed: {found[student]!a}")
     for place in sorted((folder / "submitted").glob("*")):
         if place.is_dir() and _can_be_a_student(place.name):
             found.setdefault(place.name, "")
     return dict(sorted(found.items()))
 
 
-STUDENT = "a student of 1 to 80 printable characters without '/'"
+STUDENT = "a student of 1 to 80 printable characters without '/', and no space at either end"
 
 
 def _can_be_a_student(name: str) -> bool:
-    return re.fullmatch(r"(?!\.)[^/\x00-\x1f\x7f\ud800-\udfff]{1,80}", name) is not None
+    # Printable are no marks that turn the direction of writing, nor any that have no width.
+    return re.fullmatch(r"[^/.][^/]{0,79}", name) is not None and name.isprintable() and name == name.strip()
 
 
 def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], dict[str, list[str]]]:
@@ -195,19 +198,29 @@ def parse_answers(text: str) -> dict[str, Any]:
     return answers if isinstance(answers, dict) else {}
 
 
-def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, limits: sandbox.Limits) -> Record:
-    """The record of a submission, not judged yet."""
-    record: Record = {
+def _blank(problem_set: ProblemSet, submission: Submission) -> Record:
+    return {
         "format": FORMAT,
         "student": submission.student,
         "set": problem_set.name,
-        "submission": fingerprint(submission),
+        "submission": "",
         "run_key": problem_set.run_key,
         "note": "",
         "texts": {},
         "answers": "",
         "seconds": 0.0,
     }
+
+
+def lost(problem_set: ProblemSet, submission: Submission, error: Exception) -> Record:
+    """The record of a submission that grading itself has stumbled over; nothing in it comes from there."""
+    note = f"grading it failed ({type(error).__name__}); it is tried again with the next grading"
+    return _blank(problem_set, submission) | {"status": "not run", "note": note}
+
+
+def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, limits: sandbox.Limits) -> Record:
+    """The record of a submission, not judged yet."""
+    record = _blank(problem_set, submission) | {"submission": fingerprint(submission)}
     try:
         if submission.path is None or submission.problem:
             raise ValueError(submission.problem)

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def check(notebook: Path) -> None:
         lines.append(f"{'x' if said else '+'} {title}: {said or 'its checks pass'}{_changed(cell)}")
     if not lines:
         raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
-    click.echo("\n".join(lines))
+    click.echo("\n".join(map(intake.printable, lines)))
     if failed:
         raise PressError(f"{failed} of the checks fail")
 
@@ -201,14 +202,22 @@ def _bring_up_to_date(
     records: dict[tuple[str, str], Record] = {}
     waiting, judged, outdated = [], 0, 0
 
-    def settle(record: "Record", item: "ProblemSet") -> None:
-        record |= {
-            "judge_key": item.judge_key,
-            "judged": judging.judge(item, record),
-            "remark": judging.remark(item, record),
-        }
-        collect.keep(course, record)
-        records[record["student"], record["set"]] = record
+    def settle(one: "Submission", outcome: "Callable[[], Record]") -> None:
+        """Judge a submission and keep its record; whatever goes wrong costs this one its turn, and no other."""
+        item = sets[one.name]
+        try:
+            record = outcome()
+            record |= {
+                "judge_key": item.judge_key,
+                "judged": judging.judge(item, record),
+                "remark": judging.remark(item, record),
+            }
+            collect.keep(course, record)
+        except Exception as error:
+            # Not kept: the next grading tries it again.
+            record = collect.lost(item, one, error)
+            record |= {"judge_key": item.judge_key, "judged": judging.judge(item, record), "remark": ""}
+        records[one.student, one.name] = record
 
     for submission in submissions:
         item = sets[submission.name]
@@ -218,7 +227,7 @@ def _bring_up_to_date(
         elif record["judge_key"] == item.judge_key:
             records[submission.student, submission.name] = record
         elif regrade:
-            settle(record, item)
+            settle(submission, partial(dict, record))
             judged += 1
         else:
             records[submission.student, submission.name] = record
@@ -243,7 +252,7 @@ def _bring_up_to_date(
         with tqdm(total=len(waiting), unit="submission", disable=None) as bar:
             for number, future in enumerate(as_completed(futures), 1):
                 one = futures[future]
-                settle(future.result(), sets[one.name])
+                settle(one, future.result)
                 bar.update()
                 if bar.disable:
                     click.echo(f"{number} of {len(waiting)}: {one.student}, {one.name}", err=True)
@@ -278,6 +287,8 @@ def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", st
 
 
 def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict[str, list[str]]) -> None:
+    from ncutil.press.classroom.intake import printable
+
     present = [grade for grade in grades if grade.record]
     stopped = [grade for grade in present if grade.status.startswith("stopped")]
     not_run = [grade for grade in present if grade.status == "not run"]
@@ -288,10 +299,10 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
     click.echo(f"wrote gradebook.db, grades.csv, manual.csv, feedback/, report.html in {course.folder}")
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
-        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
+        click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}"), fg="yellow")
     for student, lines in strays.items():
         for line in lines:
-            click.secho(f"{student}: {line}", fg="yellow")
+            click.secho(printable(f"{student}: {line}"), fg="yellow")
     if stopped or not_run or strays:
         lost = sum(map(len, strays.values()))
         raise PressError(

@@ -99,11 +99,17 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value).encode("utf-8", "replace").decode()
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet may take a text for a formula; some do not look at what nobody sees before it."""
+    seen = next((number for number, sign in enumerate(text) if sign.isprintable() and sign != " "), len(text))
+    return text.startswith(FORMULA) or text[seen:].startswith(FORMULA)
 
 
 def _bare(text: str) -> str:
-    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text
+    return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

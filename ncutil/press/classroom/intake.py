@@ -14,11 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from nbformat import NotebookNode
 
 LARGEST = 10 * 2**20
 """Bytes of a submitted notebook."""
+
+CELLS = 1000
+"""Cells of a submitted notebook; a long one has a hundred."""
+
+ENTRIES = 30
+"""Words that nbgrader or a kernel may say of a cell or a notebook; they say about eight."""
 
 WORDS = 200
 """Characters of a stranger's names that a line repeats."""
@@ -60,6 +65,13 @@ def find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[st
     place : folder of the student, which need not exist
     names : of the problem sets
     """
+    try:
+        return _find(place, names)
+    except OSError as error:
+        return [], [f"the student's folder cannot be read ({error.strerror})"]
+
+
+def _find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[str]]:
     if place.is_symlink():
         return [], ["the student's folder is a link; links are not followed"]
     found, strays = [], []
@@ -80,26 +92,32 @@ def find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[st
 
 def _submission(student: str, folder: Path) -> Submission:
     path, problem, stamp = None, "", None
-    notebooks = sorted(entry for entry in folder.iterdir() if entry.suffix == ".ipynb")
-    named = [entry for entry in notebooks if entry.stem == folder.name]
-    if not notebooks:
-        others = [entry.name for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-        instead = f", only {_shown(', '.join(others))}" if others else ""
-        problem = f"there is no notebook in the folder{instead}"
-    elif not named and len(notebooks) > 1:
-        problem = f"there are {len(notebooks)} notebooks in the folder, and none is called {folder.name}.ipynb"
-    else:
-        path = (named or notebooks)[0]
-        if path.is_symlink() or not path.is_file():
-            problem = "the notebook is a link or a folder, not a file"
-        elif path.stat().st_size > LARGEST:
-            problem = f"the notebook is larger than {LARGEST // 2**20} MB; clear its outputs and hand it in again"
-        elif not os.access(path, os.R_OK):
-            problem = "the notebook cannot be read"
+    try:
+        path, problem = _notebook(folder)
+    except OSError as error:
+        problem = f"the folder cannot be read ({error.strerror})"
     # A stranger's text; what is no time is no time.
     with contextlib.suppress(Exception):
         stamp = parse_time(read_regular(folder / "timestamp.txt", 1000).decode("utf-8").strip()[:80])
     return Submission(student, folder.name, path, stamp, problem)
+
+
+def _notebook(folder: Path) -> tuple[Path | None, str]:
+    """The notebook in the folder of a submission, and what is wrong with it, if something is."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    notebooks = [entry for entry in entries if entry.suffix == ".ipynb" and (entry.is_symlink() or not entry.is_dir())]
+    named = [entry for entry in notebooks if entry.stem == folder.name]
+    if not notebooks:
+        instead = f", only {_shown(', '.join(entry.name for entry in entries))}" if entries else ""
+        return None, f"there is no notebook in the folder{instead}"
+    if not named and len(notebooks) > 1:
+        return None, f"there are {len(notebooks)} notebooks in the folder, and none is called {folder.name}.ipynb"
+    path = (named or notebooks)[0]
+    if path.is_symlink() or not path.is_file():
+        return path, "the notebook is not a file but a link or something else"
+    if path.stat().st_size > LARGEST:
+        return path, f"the notebook is larger than {LARGEST // 2**20} MB; clear its outputs and hand it in again"
+    return path, "" if os.access(path, os.R_OK) else "the notebook cannot be read"
 
 
 def parse_time(value: Any) -> datetime:
@@ -112,6 +130,16 @@ def parse_time(value: Any) -> datetime:
 def _shown(name: str) -> str:
     short = name if len(name) <= WORDS else f"{name[:WORDS]}…"
     return repr(short.encode("utf-8", "replace").decode())
+
+
+def printable(text: str) -> str:
+    r"""A stranger's text on one line and with nothing in it that a terminal obeys or cannot write.
+
+    >>> print(printable("two\nlines, \x1b[2J, \u202e, \ud800, é"))
+    two lines, \x1b[2J, \u202e, \ud800, é
+    """
+    line = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -129,22 +157,52 @@ def read_notebook(path: Path) -> NotebookNode:
     except (ValueError, RecursionError):
         raise ValueError("the file is not a notebook: a number or a nesting beyond all bounds") from None
     version = given.get("nbformat") if isinstance(given, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise ValueError("the file is not a notebook: it has no version of the format")
     if version not in (3, 4):
-        raise ValueError(f"the notebook has version {version} of the format; save it with version 4")
-    try:
-        notebook: NotebookNode = nbformat.reads(text, as_version=4)
-        # Reading does not look at the cells.
-        for cell in notebook.cells:
-            if not isinstance(cell.source, str) or not isinstance(cell.cell_type, str):
-                raise ValueError("a cell without text")
-            cell.metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else NotebookNode()
-        if not isinstance(notebook.metadata, dict):
-            raise ValueError("metadata that are none")
-    except Exception as error:
-        raise ValueError(f"the file is not a notebook ({type(error).__name__})") from None
-    return notebook
+        raise ValueError(f"the notebook has version {str(version)[:20]} of the format; save it with version 4")
+    return _rebuilt(given)
+
+
+def _rebuilt(given: dict[str, Any]) -> NotebookNode:
+    """What grading reads of a notebook, in a new one: the text of its cells, nbgrader's names, language and seed.
+
+    nbformat's own reader validates everything, outputs as well: hundreds of megabytes for a small file made for that.
+    """
+    # Version 3 kept cells in worksheets, of which nothing ever wrote more than one.
+    sheets = given.get("worksheets")
+    place = sheets[0] if given["nbformat"] == 3 and isinstance(sheets, list) and sheets else given
+    cells = place.get("cells") if isinstance(place, dict) else None
+    if not isinstance(cells, list):
+        raise ValueError("the file is not a notebook: it has no cells")
+    if len(cells) > CELLS:
+        raise ValueError(f"the notebook has over {CELLS} cells")
+    metadata = _kept(given, ("kernelspec", "language_info", "ncutil"))
+    return NotebookNode(nbformat=4, nbformat_minor=4, metadata=metadata, cells=[_cell(cell) for cell in cells])
+
+
+def _cell(given: Any) -> NotebookNode:
+    given = given if isinstance(given, dict) else {}
+    source = given.get("source", given.get("input"))
+    if isinstance(source, list) and all(isinstance(line, str) for line in source):
+        source = "".join(source)
+    kind = given.get("cell_type")
+    if not isinstance(source, str) or not isinstance(kind, str):
+        raise ValueError("the file is not a notebook: one of its cells has no text or no type")
+    return NotebookNode(cell_type=kind, metadata=_kept(given, ("nbgrader",)), source=source)
+
+
+def _kept(given: dict[str, Any], names: Collection[str]) -> NotebookNode:
+    """The entries of these names in something's metadata, as far as they are flat."""
+    metadata = given.get("metadata")
+    entries = {name: metadata.get(name) for name in names} if isinstance(metadata, dict) else {}
+    return NotebookNode(
+        {
+            name: NotebookNode({key: value for key, value in entry.items() if not isinstance(value, (list, dict))})
+            for name, entry in entries.items()
+            if isinstance(entry, dict) and len(entry) <= ENTRIES
+        }
+    )
 
 
 def language(notebook: NotebookNode) -> str:

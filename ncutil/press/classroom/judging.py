@@ -1,10 +1,13 @@
 """From what a submission handed over to points: nothing here runs a line of it."""
 
+import json
 from typing import Any
 
 from ncutil.asking import Ask, decode
 from ncutil.press.classroom.collect import Record, grade_id, parse_answers
+from ncutil.press.classroom.intake import printable
 from ncutil.press.classroom.problems import Part, ProblemSet, role
+from ncutil.press.classroom.runner import LONGEST
 
 SHOWN = 300
 """Characters of an answer that feedback shows."""
@@ -66,7 +69,10 @@ def _check(ask: Ask, item: Any) -> dict[str, Any]:
     if not isinstance(item.get("values"), list):
         return check | {"given": _text(item.get("error", ""))}
     try:
-        values = [decode(value) for value in item["values"]]
+        # Who hands over has looked at the length as well, but a submission need not hand over what that has written.
+        if len(json.dumps(item["values"])) > LONGEST:
+            return check | {"given": f"more than {LONGEST} characters as JSON"}
+        values = decode(item["values"])
     except Exception:
         return check | {"given": "something that is not data"}
     return check | {"passed": ask.passes(values), "given": "; ".join(_short(value) for value in values)[:SHOWN]}
@@ -81,7 +87,7 @@ def _short(value: Any) -> str:
 
 def _text(value: Any) -> str:
     """A stranger's message, which need not be one."""
-    return value[:SHOWN] if isinstance(value, str) else "something that is not text"
+    return printable(value[:SHOWN]) if isinstance(value, str) else "something that is not text"
 
 
 def _by_hand(problem_set: ProblemSet, part: Part, texts: dict[str, str]) -> dict[str, Any]:
