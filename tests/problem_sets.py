@@ -82,12 +82,17 @@ class Shell:
         return types.SimpleNamespace(error_before_exec=None, error_in_exec=error)
 
 
-def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
-    """Scores by part, by the same code that grades a class, in this process."""
+def handed_over(item: ProblemSet, notebook: NotebookNode) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a notebook hands over, by cell, and its texts, by the same code that runs a class, in this process."""
     task, texts = collect.make_task(item, notebook)
     task = json.loads(json.dumps(task))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for file, content in item.files.items():
             Path(file).write_bytes(content)
-        handed_over = json.dumps(perform(task, Shell(), lambda _: None))
-    return judging.judge(item, {"texts": texts, "answers": handed_over})
+        return perform(task, Shell(), lambda _: None), texts
+
+
+def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
+    """Scores by part, by the same code that grades a class."""
+    answers, texts = handed_over(item, notebook)
+    return judging.judge(item, {"texts": texts, "answers": json.dumps(answers)})

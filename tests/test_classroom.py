@@ -114,7 +114,7 @@ def make_class(course: Path) -> dict[str, float | None]:
     for cell in notebook.cells:
         if collect.grade_id(cell) == "total-check":
             cell.source = "print('all tests passed')"
-        if collect.grade_id(cell) == "given-2":
+        if "from ncutil import chsh" in cell.source:
             cell.source += "\nchsh.chsh = None"
     helper = nbformat.v4.new_code_cell("def helper(w):\n    return chsh.from_strategies(w)")
     notebook.cells.insert(2, helper)

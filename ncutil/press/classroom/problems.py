@@ -11,7 +11,8 @@ import io
 import re
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,16 +106,17 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     """A problem set with the numbers of a class; runs the instructor's version once for what it answers."""
     chapter = read_chapter(project.notebooks / "assignments" / f"{name}.md")
     source = chapter.with_parameters({"seed": seed})
-    for number, cell in enumerate(source.cells):
-        _complete(cell, number)
+    for cell in source.cells:
+        _complete(cell)
+    _tell_twins_apart(source)
     asks, files = _run(name, source)
     parts = tuple(_parts(name, source, asks))
-    released = release(name, seed, source)
+    released = release(name, seed, source, parts)
     depends = key(project, chapter, {"seed": seed})
     data = [file + digest(content) for file, content in files.items() if not file.endswith(".png")]
     shared = [str(depends[part]) for part in ("modules", "pins")] + data
-    given = [cell.source for cell in released.cells if cell.cell_type == "code"]
-    inputs = [str([(ask.name, encode(ask.inputs)) for ask in part.asks]) for part in parts]
+    given = [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in released.cells if role(cell) != "text"]
+    inputs = [str((part.id, [(ask.name, encode(ask.inputs)) for ask in part.asks])) for part in parts]
     return ProblemSet(
         chapter=chapter,
         seed=seed,
@@ -127,13 +129,20 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     )
 
 
-def _complete(cell: NotebookNode, number: int) -> None:
-    """Fill in the nbgrader metadata that follows from what an author writes."""
+GIVEN = "given-"
+"""What names of given cells begin with."""
+
+
+def _complete(cell: NotebookNode) -> None:
+    """Fill in the nbgrader metadata that follows from what an author writes.
+
+    A given cell is named by its content: a number would name another cell once a cell before it is added.
+    """
     given = cell.metadata.get("nbgrader")
     if given is None:
         if cell.cell_type != "code":
             return
-        given = {"grade_id": f"given-{number}"}
+        given = {"grade_id": f"{GIVEN}{digest(cell.source)[:8]}"}
     solution = bool(given.get("solution", False))
     cell.metadata["nbgrader"] = NotebookNode(
         {
@@ -146,6 +155,17 @@ def _complete(cell: NotebookNode, number: int) -> None:
             **given,
         }
     )
+
+
+def _tell_twins_apart(source: NotebookNode) -> None:
+    """Two given cells with the same content get different names."""
+    seen = Counter[str]()
+    for cell in source.cells:
+        if role(cell) == "given":
+            name = cell.metadata.nbgrader.grade_id
+            seen[name] += 1
+            if seen[name] > 1:
+                cell.metadata.nbgrader.grade_id = f"{name}-{seen[name]}"
 
 
 def role(cell: NotebookNode) -> str:
@@ -214,8 +234,11 @@ def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Itera
         yield Part(part, [title for at, title in titles if at < number][-1], points, asked)
 
 
-def release(name: str, seed: int, source: NotebookNode) -> NotebookNode:
-    """The students' version, made by nbgrader, and looked through once more for what must not be in it."""
+def release(name: str, seed: int, source: NotebookNode, parts: Iterable[Part]) -> NotebookNode:
+    """The students' version, made by nbgrader, and looked through once more for what must not be in it.
+
+    Its metadata say which parts there are: `ncutil class check` cannot see otherwise that one was deleted.
+    """
     from nbgrader import preprocessors as steps
 
     notebook = copy.deepcopy(source)
@@ -229,17 +252,17 @@ def release(name: str, seed: int, source: NotebookNode) -> NotebookNode:
         steps.ClearOutput,
         steps.ClearHiddenTests,
         steps.ClearMarkScheme,
-        steps.ComputeChecksums,
-        steps.CheckCellMetadata,
     ):
         notebook, _ = step().preprocess(notebook, {})
     for cell in notebook.cells:
+        # What was cut out leaves empty lines; checksums are of what students get.
         cell.source = cell.source.rstrip()
+    for step in (steps.ComputeChecksums, steps.CheckCellMetadata):
+        notebook, _ = step().preprocess(notebook, {})
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = NotebookNode(
-        {"kernelspec": kernel, "language_info": language, "ncutil": {"set": name, "seed": seed}}
-    )
+    about = {"set": name, "seed": seed, "parts": {part.id: part.title for part in parts}}
+    notebook.metadata = NotebookNode({"kernelspec": kernel, "language_info": language, "ncutil": about})
     text = "\n".join(cell.source for cell in notebook.cells)
     leaked = [line for line in secrets(source) if line in text]
     if leaked:
