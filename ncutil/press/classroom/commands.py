@@ -1,12 +1,15 @@
 """The command line of the classroom: `ncutil class release`, `check`, `grade`."""
 
 import importlib.util
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from ncutil.press.classroom.problems import ProblemSet
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+POLL = 0.1
+"""Seconds between two looks at a notebook that runs."""
 
 
 @click.group("class")
@@ -61,48 +66,35 @@ def release(folder: Path, seed: int | None) -> None:
 @classroom.command(epilog="Example: ncutil class check 01-chsh.ipynb")
 @click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def check(notebook: Path) -> None:
-    """Run NOTEBOOK from top to bottom and say which of its own checks pass.
+    """Run NOTEBOOK from top to bottom and say which parts pass their own checks.
 
-    Exit status 1 if one of them fails. Grading asks for more than these checks do.
+    Exit status 1 if a check or any other cell fails, or if a check was deleted or changed. Grading asks for more than
+    these checks do.
     """
-    from ncutil.press.classroom import collect, intake
-    from ncutil.press.classroom.problems import headings
+    _refuse_windows()
+    from ncutil.press.classroom import checking, collect, intake
 
     try:
         read = intake.read_notebook(notebook)
     except ValueError as error:
         raise PressError(f"{notebook}: {error}") from None
-    titles, cells, lines = list(headings(read)), [], []
-    for number, cell in enumerate(read.cells):
-        if cell.cell_type == "code":
-            cells.append({"id": str(number), "sources": [cell.source], "asks": []})
-    click.echo(f"running {len(cells)} cells ...", err=True)
-    answers = _run_here({"cells": cells, "cell_seconds": collect.CELL_SECONDS}, notebook.resolve().parent)
-    failed = 0
-    for number, cell in enumerate(read.cells):
-        grading = cell.metadata.get("nbgrader")
-        if not isinstance(grading, dict) or not grading.get("grade"):
-            continue
-        title = ([title for at, title in titles if at < number] or [str(grading.get("grade_id"))])[-1]
-        if grading.get("solution"):
-            lines.append(f"  {title}: marked by hand")
-            continue
-        said = answers.get(str(number), {"error": "the notebook ended before this cell"})["error"]
-        failed += said is not None
-        lines.append(f"{'x' if said else '+'} {title}: {said or 'its checks pass'}{_changed(cell)}")
-    if not lines:
+    task = checking.make_task(read, collect.CELL_SECONDS)
+    answers = _run_here(task, notebook.resolve().parent)
+    findings = checking.review(read, answers)
+    if not any(finding.part for finding in findings):
         raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
-    click.echo("\n".join(lines))
-    if failed:
-        raise PressError(f"{failed} of the checks fail")
+    for finding in findings:
+        passed = finding.part and not finding.by_hand
+        click.echo(f"{'x' if finding.bad else '+' if passed else ' '} {finding.says}")
+    if any(finding.bad for finding in findings):
+        raise PressError(checking.summary(findings))
+    click.echo(checking.summary(findings))
 
 
-def _changed(cell: Any) -> str:
-    from nbgrader.utils import compute_checksum
-
-    if cell.metadata.nbgrader.get("checksum") == compute_checksum(cell):
-        return ""
-    return " (this check is not as it was released; grading uses the released one)"
+def _refuse_windows() -> None:
+    """Notebooks are stopped by an alarm that Windows does not have."""
+    if not hasattr(signal, "SIGALRM"):
+        raise PressError("this runs on Linux and macOS; on Windows use it in WSL (https://aka.ms/wsl)")
 
 
 def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -111,9 +103,35 @@ def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
         source, target = Path(scratch) / "task.json", Path(scratch) / "answers.json"
         source.write_text(json.dumps(task), encoding="utf-8")
         command = [sys.executable, "-m", "ncutil.press.classroom.runner", str(source), str(target)]
-        subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        answers: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+        answers: dict[str, Any] = {}
+        with (
+            _progress(len(task["cells"]), "cell") as step,
+            subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+        ):
+            running = True
+            while running:
+                running = process.poll() is None
+                time.sleep(POLL if running else 0)
+                so_far = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+                for number in so_far.keys() - answers.keys():
+                    step(f"cell {number}")
+                answers = so_far
     return answers
+
+
+@contextmanager
+def _progress(total: int, unit: str) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, elsewhere a line for each step; the step is told what was done."""
+    with tqdm(total=total, unit=unit, disable=None) as bar:
+        done = itertools.count(1)
+
+        def step(words: str) -> None:
+            number = next(done)
+            bar.update()
+            if bar.disable:
+                click.echo(f"{number} of {total}: {words}", err=True)
+
+        yield step
 
 
 def _cores() -> int:
@@ -123,14 +141,20 @@ def _cores() -> int:
 @classroom.command(epilog="Example: ncutil class grade ../ml-2027 --jobs 2")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Submissions at once.")
-@click.option("--regrade", is_flag=True, help="Judge again what mended tests change, and run again what was stopped.")
+@click.option(
+    "--regrade",
+    is_flag=True,
+    help="Judge all again; run again what is asked anew or was stopped.",
+)
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run submissions as if they were your own programs.")
 def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> None:
     """Run and judge what is in DIR/submitted/<student>/<set>/, and write the grades.
 
     Goes on where it was stopped. Writes gradebook.db, grades.csv, manual.csv (enter points of parts marked by hand
-    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end.
+    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end, or
+    if a cell of it was stopped because it took too long.
     """
+    _refuse_windows()
     from ncutil.press.classroom import collect, gradebook, problems
 
     project = Project.find()
@@ -163,13 +187,14 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
     _summary(course, grades, waiting, strays)
 
 
-def _read_sets(project: Project, names: Iterable[str], seed: int) -> "list[ProblemSet]":
+def _read_sets(project: Project, names: Sequence[str], seed: int) -> "list[ProblemSet]":
     from ncutil.press.classroom.problems import read_set
 
     found = []
-    for name in names:
-        click.echo(f"{name}: running the instructor's version (seed {seed})", err=True)
-        found.append(read_set(project, name, seed))
+    with _progress(len(names), "set") as step:
+        for name in names:
+            found.append(read_set(project, name, seed))
+            step(f"{name}, the instructor's version, with seed {seed}")
     return found
 
 
@@ -200,12 +225,14 @@ def _bring_up_to_date(
 
     records: dict[tuple[str, str], Record] = {}
     waiting, judged, outdated = [], 0, 0
+    other_parts: set[str] = set()
 
     def settle(record: "Record", item: "ProblemSet") -> None:
         record |= {
             "judge_key": item.judge_key,
             "judged": judging.judge(item, record),
             "remark": judging.remark(item, record),
+            "timed_out": judging.timed_out(item, record),
         }
         collect.keep(course, record)
         records[record["student"], record["set"]] = record
@@ -220,9 +247,16 @@ def _bring_up_to_date(
         elif regrade:
             settle(record, item)
             judged += 1
+        elif record["judged"].keys() != {part.id for part in item.parts}:
+            other_parts.add(item.name)
         else:
             records[submission.student, submission.name] = record
             outdated += 1
+    if other_parts:
+        raise PressError(
+            f"{', '.join(sorted(other_parts))}: parts were added, renamed or taken away since submissions were graded; "
+            "--regrade runs and judges those again"
+        )
     kept = len(records) - judged
     click.echo(f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {kept} up to date")
     if outdated:
@@ -240,13 +274,11 @@ def _bring_up_to_date(
         futures = {
             pool.submit(collect.run_submission, sets[one.name], one, tool, collect.LIMITS): one for one in waiting
         }
-        with tqdm(total=len(waiting), unit="submission", disable=None) as bar:
-            for number, future in enumerate(as_completed(futures), 1):
+        with _progress(len(waiting), "submission") as step:
+            for future in as_completed(futures):
                 one = futures[future]
                 settle(future.result(), sets[one.name])
-                bar.update()
-                if bar.disable:
-                    click.echo(f"{number} of {len(waiting)}: {one.student}, {one.name}", err=True)
+                step(f"{one.student}, {one.name}")
     except KeyboardInterrupt:
         click.echo("\ninterrupted; what was graded is kept", err=True)
         os._exit(130)
@@ -256,12 +288,13 @@ def _bring_up_to_date(
 
 
 def _has_to_run(record: "Record", submission: "Submission", item: "ProblemSet", regrade: bool) -> bool:
-    """Whether something else was handed in; under --regrade also whether it would be asked something else."""
+    """Whether something else was handed in; under --regrade also whether it is asked something else, or was stopped."""
     from ncutil.press.classroom import collect
 
     if record["submission"] != collect.fingerprint(submission):
         return True
-    return regrade and (record["run_key"] != item.run_key or record["status"] not in ("done", "not run"))
+    stopped = record["status"] not in ("done", "not run") or record.get("timed_out")
+    return regrade and bool(record["run_key"] != item.run_key or stopped)
 
 
 def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", strays: dict[str, list[str]]) -> int:
@@ -281,6 +314,7 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
     present = [grade for grade in grades if grade.record]
     stopped = [grade for grade in present if grade.status.startswith("stopped")]
     not_run = [grade for grade in present if grade.status == "not run"]
+    timeouts = [grade for grade in present if grade.timeouts]
     late = sum(grade.late not in ("", "unknown") for grade in present)
     click.echo(
         f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand"
@@ -289,12 +323,14 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
         click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
+    for grade in timeouts:
+        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.timeouts}", fg="yellow")
     for student, lines in strays.items():
         for line in lines:
             click.secho(f"{student}: {line}", fg="yellow")
-    if stopped or not_run or strays:
+    if stopped or not_run or timeouts or strays:
         lost = sum(map(len, strays.values()))
         raise PressError(
-            f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised: "
-            "see report.html"
+            f"{len(stopped)} stopped before their end, {len(timeouts)} with a cell that took too long, "
+            f"{len(not_run)} could not be run, {lost} not recognised: see report.html"
         )

@@ -115,7 +115,6 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     depends = key(project, chapter, {"seed": seed})
     data = [file + digest(content) for file, content in files.items() if not file.endswith(".png")]
     shared = [str(depends[part]) for part in ("modules", "pins")] + data
-    given = [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in released.cells if role(cell) != "text"]
     inputs = [str((part.id, [(ask.name, encode(ask.inputs)) for ask in part.asks])) for part in parts]
     return ProblemSet(
         chapter=chapter,
@@ -124,8 +123,8 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
         released=released,
         parts=parts,
         files=files,
-        run_key=digest(*shared, *given, *inputs),
-        judge_key=digest(*shared, str(seed), *(cell.source for cell in source.cells if role(cell) != "text")),
+        run_key=digest(*shared, *_contents(released), *inputs),
+        judge_key=digest(*shared, str(seed), *_contents(source)),
     )
 
 
@@ -178,6 +177,12 @@ def role(cell: NotebookNode) -> str:
     return "solution" if grading["solution"] else "given"
 
 
+def _contents(notebook: NotebookNode) -> list[str]:
+    """Names and sources of the cells that are run or graded; texts are neither."""
+    cells = [cell for cell in notebook.cells if role(cell) != "text"]
+    return [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in cells]
+
+
 def _is_private(cell: NotebookNode) -> bool:
     """Whether a cell stays with the instructor: it draws the data of a class."""
     return "instructor" in cell.metadata.get("tags", [])
@@ -188,6 +193,17 @@ def headings(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
         if cell.cell_type == "markdown":
             for match in re.finditer(r"^#{1,2} +(.+)$", cell.source, re.MULTILINE):
                 yield number, match[1]
+
+
+def rubric(source: NotebookNode, part: str) -> list[tuple[str, str]]:
+    """What a part that is read by a person gives points for: rows of the table `| points | for |` in its text."""
+    rows: list[tuple[str, str]] = []
+    for cell in source.cells:
+        if role(cell) == "text":
+            rows = re.findall(r"^\| (\d+) \| (.+) \|$", cell.source, re.MULTILINE) or rows
+        elif cell.metadata.nbgrader.grade_id == part:
+            break
+    return rows
 
 
 def _run(name: str, source: NotebookNode) -> tuple[dict[str, list[Ask]], dict[str, bytes]]:
