@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from conftest import ROOT
 from nbformat import NotebookNode
 
-from ncutil.press.classroom import collect, judging
-from ncutil.press.classroom.problems import ProblemSet, names, read_set, role
+from ncutil.press.classroom import collect, judging, problems
+from ncutil.press.classroom.problems import PICTURES, ProblemSet, names, read_set, role
 from ncutil.press.classroom.runner import perform
 from ncutil.press.project import Project
 
@@ -29,6 +30,18 @@ SEED = 2027
 def problem_set(name: str, seed: int = SEED) -> ProblemSet:
     """A problem set with the numbers of one class, read once."""
     return read_set(PROJECT, name, seed)
+
+
+@functools.cache
+def pictures(name: str) -> dict[str, bytes]:
+    """The pictures in the hints of a set, drawn once."""
+    return problems.pictures(PROJECT, name)
+
+
+def seen_in_pictures(name: str) -> dict[str, Any]:
+    """The values that a student would read from the pictures in hints, if all could be read."""
+    asks = [ask for part in problem_set(name, PICTURES).parts for ask in part.asks if ask.inputs is None]
+    return {ask.name: np.asarray(ask.expected[0]).tolist() for ask in asks}
 
 
 def answers(name: str) -> dict[str, Any]:
@@ -51,6 +64,8 @@ def edited(item: ProblemSet, change: Mapping[str, Any]) -> str:
     if "code" in change:
         return change["code"]
     source = reference(item)[change["cell"]]
+    if "picture" in change:
+        return f"{source}\n{change['picture']} = {seen_in_pictures(item.name)[change['picture']]!r}"
     for old, new in change["edit"].items():
         assert old in source, (change["why"], old)
         source = source.replace(old, new)

@@ -9,10 +9,24 @@ import pytest
 from conftest import ROOT
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.utils import compute_checksum
-from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, handed_over, problem_set, reference, scores
+from problem_sets import (
+    NAMES,
+    PROJECT,
+    SEED,
+    answers,
+    edited,
+    fill,
+    handed_over,
+    pictures,
+    problem_set,
+    reference,
+    scores,
+    seen_in_pictures,
+)
 
+from ncutil.asking import plain
 from ncutil.press.classroom import collect, judging, problems
-from ncutil.press.classroom.problems import GIVEN, headings, read_set, role, secrets
+from ncutil.press.classroom.problems import GIVEN, headings, read_set, role, secrets, write_release
 from ncutil.press.project import Chapter, read_chapter
 
 pytestmark = [pytest.mark.xdist_group("classroom"), pytest.mark.filterwarnings("ignore:More than 20 figures")]
@@ -42,18 +56,26 @@ def test_set_has_its_parts(name: str) -> None:
     for word in ("Objectives.", "You need", "Time", "Points"):
         assert f"**{word}" in opening
     assert f"**Points** {item.points:g}:" in opening
+    assert "ictures in hints show those of another class" in opening
+    pictures_of: dict[str, list[str]] = {}
     for part in item.parts:
         assert f"({part.points:g} points)" in part.title
         own = text.split(f"## {part.title}\n")[1].split("\n## ")[0]
         if part.by_hand:
             assert "| points | for |" in own
             assert sum(int(n) for n in re.findall(r"^\| (\d+) \|", own, re.MULTILINE)) == part.points
+            assert re.findall(r"<summary>Hint (\d: where|\d)", own) == ["1", "2: where"]
         else:
-            assert [int(n) for n in re.findall(r"<summary>Hint (\d)", own)] == [1, 2, 3]
+            assert re.findall(r"<summary>Hint (\d: w\w+|\d)", own) == ["1", "2: what", "3: where"]
             assert "what the result looks like</summary>" in own
-    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
-        assert item.files[picture].startswith(b"\x89PNG")
-    assert any(file.endswith(".png") for file in item.files)
+            pictures_of[part.id] = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", own)
+    shown = [file for files in pictures_of.values() for file in files]
+    assert sorted(shown) == sorted(pictures(name))
+    # Where the result is a number or a word, words say what it looks like.
+    assert sum(map(bool, pictures_of.values())) >= 4
+    for file in shown:
+        assert pictures(name)[file].startswith(b"\x89PNG")
+        assert len(pictures(name)[file]) < 40_000, file
 
 
 def test_hints_point_to_sections_that_exist(name: str) -> None:
@@ -94,6 +116,22 @@ def test_last_year_s_answers_do_not_fit(name: str) -> None:
         for item in (ours, theirs)
     ]
     assert sum(a != b for a, b in zip(*values, strict=True)) >= len(values[0]) / 2
+
+
+def test_what_pictures_in_hints_show_is_no_answer(name: str) -> None:
+    """Whoever could read every number of the pictures would have none of the class's, but what all classes share."""
+    shown, last_year = seen_in_pictures(name), problem_set(name, 1)
+    for part, other in zip(problem_set(name).parts, last_year.parts, strict=True):
+        for ask, then in zip(part.asks, other.asks, strict=True):
+            if ask.inputs is None and ask.judge is None and not ask.passes(then.expected):
+                assert not ask.passes([plain(shown[ask.name])]), ask.name
+
+
+def test_a_release_has_the_same_pictures_for_every_class(name: str, tmp_path: Path) -> None:
+    assert not any(file.endswith(".png") for file in problem_set(name).files)
+    written = [write_release(tmp_path / str(s), problem_set(name, s), pictures(name)) for s in (SEED, 1)]
+    for file, content in pictures(name).items():
+        assert [(folder / file).read_bytes() for folder in written] == [content, content]
 
 
 def test_wrong_answers_lose_exactly_what_they_should(name: str) -> None:

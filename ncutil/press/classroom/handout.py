@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from ncutil.press.classroom.problems import ProblemSet, write_release
+from ncutil.press.classroom.problems import ProblemSet, pictures, write_release
 from ncutil.press.project import PressError, Project
 from ncutil.press.stage import build_wheel
 
@@ -76,7 +76,7 @@ def write(project: Project, folder: Path, sets: list[ProblemSet]) -> None:
         fresh = Path(scratch) / "release"
         fresh.mkdir()
         for problem_set in sets:
-            write_release(fresh, problem_set)
+            write_release(fresh, problem_set, pictures(project, problem_set.name))
         wheel = build_wheel(project, fresh)
         shutil.copyfile(project.root / "constraints.txt", fresh / "constraints.txt")
         rows = [f"| {s.name} | {s.title} | {len(s.parts)} | {s.points:g} | {s.minutes} min |" for s in sets]

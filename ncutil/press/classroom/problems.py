@@ -12,7 +12,7 @@ import re
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from ncutil.press.skip import digest, key
 
 REGIONS = {"solution": ("BEGIN SOLUTION", "END SOLUTION"), "hidden": ("BEGIN HIDDEN TESTS", "END HIDDEN TESTS")}
 """nbgrader's marks around what a student must not see."""
+
+PICTURES = 2**31 + 4
+"""The seed of the pictures in hints, beyond those of classes: a picture of a class's own numbers would show answers."""
 
 SHORT = 12
 """Lines of a solution with fewer characters say nothing: `x = 1` may stand anywhere."""
@@ -51,7 +54,7 @@ class ProblemSet:
 
     source : with solutions, hidden tests and complete nbgrader metadata
     released : the students' version
-    files : what the instructor's version wrote, by name: pictures for hints, data drawn for the class
+    files : data of the class, which the instructor's version wrote, by name
     run_key, judge_key : change where submissions have to be run again, or only judged again
     """
 
@@ -109,11 +112,12 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     for cell in source.cells:
         _complete(cell)
     _tell_twins_apart(source)
-    asks, files = _run(name, source)
+    asks, written = _run(name, source)
+    files = {file: content for file, content in written.items() if not _is_picture(file)}
     parts = tuple(_parts(name, source, asks))
     released = release(name, seed, source, parts)
     depends = key(project, chapter, {"seed": seed})
-    data = [file + digest(content) for file, content in files.items() if not file.endswith(".png")]
+    data = [file + digest(content) for file, content in files.items()]
     shared = [str(depends[part]) for part in ("modules", "pins")] + data
     inputs = [str((part.id, [(ask.name, encode(ask.inputs)) for ask in part.asks])) for part in parts]
     return ProblemSet(
@@ -130,6 +134,20 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
 
 GIVEN = "given-"
 """What names of given cells begin with."""
+
+
+def pictures(project: Project, name: str) -> dict[str, bytes]:
+    """The pictures in the hints of a set, by name of the file: drawn with the numbers of no class."""
+    chapter = read_chapter(project.notebooks / "assignments" / f"{name}.md")
+    source = chapter.with_parameters({"seed": PICTURES})
+    for cell in source.cells:
+        _complete(cell)
+    _, written = _run(name, source)
+    return {file: content for file, content in written.items() if _is_picture(file)}
+
+
+def _is_picture(file: str) -> bool:
+    return file.endswith(".png")
 
 
 def _complete(cell: NotebookNode) -> None:
@@ -303,11 +321,11 @@ def secrets(source: NotebookNode) -> set[str]:
     return {line for line in hidden if len(line) >= SHORT and line not in visible}
 
 
-def write_release(folder: Path, problem_set: ProblemSet) -> Path:
+def write_release(folder: Path, problem_set: ProblemSet, drawn: Mapping[str, bytes]) -> Path:
     """Write the folder that students get of one set: notebook, pictures of its hints, data of the class."""
     target = folder / problem_set.name
     target.mkdir(parents=True, exist_ok=True)
-    for file, content in problem_set.files.items():
+    for file, content in {**problem_set.files, **drawn}.items():
         (target / file).write_bytes(content)
     write_json(target / f"{problem_set.name}.ipynb", problem_set.released)
     return target
