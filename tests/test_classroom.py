@@ -28,7 +28,7 @@ from nbgrader.api import Gradebook
 from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference
 
 from ncutil.__main__ import main
-from ncutil.press.classroom import collect, gradebook
+from ncutil.press.classroom import checking, collect, gradebook
 from ncutil.press.classroom.problems import overview, rubric, secrets
 from ncutil.press.project import PressError, Project
 
@@ -455,7 +455,8 @@ def test_check_of_an_untouched_release_says_what_is_open(
         assert [f"  {part.title}: not answered yet" in done.stdout.splitlines() for part in hand] == [True]
         assert "not filled in yet" in done.stdout
         cells = sum(cell.cell_type == "code" for cell in item.released.cells)
-        assert f"{cells} of {cells}: cell" in done.stderr
+        assert f"{cells} of {cells}: " in done.stderr
+        assert f"2 of {cells}: {checking.beginning(item.released.cells[2].source)}" in done.stderr
 
 
 @here
@@ -513,6 +514,7 @@ def test_check_fails_with_whatever_fails(
     parts = 5 if name != "argue" or spoil is not without else 6
     assert f"{passed} of {parts} parts pass their checks" in done.stderr
     assert others in done.stderr
+    assert done.stdout.count("\nx ") + done.stdout.startswith("x ") == 1
 
 
 def test_windows_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,6 +620,11 @@ def test_no_release_holds_a_solution_or_a_hidden_test(
     environment = yaml.safe_load((tmp_path / "course" / "release" / "environment.yml").read_text())
     wheel = next((tmp_path / "course" / "release").glob("*.whl")).name
     assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{wheel}[classroom]"]
+    told = (tmp_path / "course" / "release" / "README.md").read_text()
+    (small_build,) = re.findall(r"^export PIP_\S+$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    for words in (f'"./{wheel}[classroom]"', small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
+        assert words in told
+    assert f"within {collect.LIMITS.wall // 60} minutes" in told
 
 
 @pytest.mark.xdist_group("book")

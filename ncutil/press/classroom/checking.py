@@ -46,6 +46,11 @@ def review(notebook: NotebookNode, answers: dict[str, Any]) -> list[Finding]:
     return found
 
 
+def beginning(source: str) -> str:
+    """The first line of a cell, which tells its reader what it is."""
+    return (source.strip().splitlines() or ["nothing"])[0]
+
+
 def _about(notebook: NotebookNode) -> dict[str, Any]:
     about = notebook.metadata.get("ncutil")
     return about if isinstance(about, dict) else {}
@@ -78,9 +83,9 @@ def _present(notebook: NotebookNode, answers: dict[str, Any], titles: dict[str, 
             error = OPEN if error == NotImplementedError.__name__ else error
         title = titles.get(name, name)
         if not _is_graded(cell):
-            if error:
-                start = (cell.source.strip().splitlines() or [""])[0]
-                yield Finding(True, f"cell [{run}], which begins with `{start}`: {error}")
+            # Where a stub is left, the check of its part says so.
+            if error not in ("", OPEN):
+                yield Finding(True, f"cell [{run}], which begins with `{beginning(cell.source)}`: {error}")
             elif name.startswith("given-") and _is_changed(cell):
                 yield Finding(False, f"cell [{run}] is not as it was released; grading uses the released one")
         elif cell.metadata.nbgrader.get("solution"):

@@ -99,6 +99,8 @@ def _refuse_windows() -> None:
 
 def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run a task of one's own in its folder; returns what was answered."""
+    from ncutil.press.classroom.checking import beginning
+
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "task.json", Path(scratch) / "answers.json"
         source.write_text(json.dumps(task), encoding="utf-8")
@@ -113,8 +115,8 @@ def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
                 running = process.poll() is None
                 time.sleep(POLL if running else 0)
                 so_far = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-                for number in so_far.keys() - answers.keys():
-                    step(f"cell {number}")
+                for cell in task["cells"][len(answers) : len(so_far)]:
+                    step(beginning(cell["sources"][-1]))
                 answers = so_far
     return answers
 
