@@ -1,16 +1,25 @@
 """A student's self-check: which parts pass their own checks, and what else grading would stumble over."""
 
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
 
 from ncutil.press.classroom.collect import grade_id
-from ncutil.press.classroom.problems import headings
+from ncutil.press.classroom.problems import GIVEN, beginning, headings
 
 OPEN = "not filled in yet"
 """What the stub of a solution raises, in words."""
+
+POLL = 0.1
+"""Seconds between two looks at a notebook that runs."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +44,35 @@ def make_task(notebook: NotebookNode, seconds: float) -> dict[str, Any]:
     return {"cells": cells, "cell_seconds": seconds}
 
 
+def run(task: dict[str, Any], folder: Path, step: Callable[[str], None]) -> dict[str, Any]:
+    """Run a task in a folder, as one's own program; `step` is told of every cell. Returns what was answered."""
+    answers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch) / "task.json", Path(scratch) / "answers.json"
+        source.write_text(json.dumps(task), encoding="utf-8")
+        command = [sys.executable, "-m", "ncutil.press.classroom.runner", str(source), str(target)]
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            running = True
+            while running:
+                running = process.poll() is None
+                time.sleep(POLL if running else 0)
+                so_far = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+                for cell in task["cells"][len(answers) : len(so_far)]:
+                    step(beginning(cell["sources"][-1]))
+                answers = so_far
+    return answers
+
+
 def review(notebook: NotebookNode, answers: dict[str, Any]) -> list[Finding]:
     """What there is to say, in the order of the notebook; parts that are missing from it come last."""
-    titles = _titles(notebook)
-    found = list(_present(notebook, answers, titles))
+    parts = _parts(notebook)
+    found = list(_present(notebook, answers, {part: title for part, (title, _) in parts.items()}))
     present = {finding.part for finding in found}
-    for part, title in titles.items():
+    for part, (title, by_hand) in parts.items():
         if part not in present:
-            found.append(Finding(True, f"{title}: its cell {part} is missing; copy it from the release", part))
+            says = f"{title}: its cell {part} is missing; copy it from the release"
+            found.append(Finding(True, says, part, by_hand, answered=False))
     return found
-
-
-def beginning(source: str) -> str:
-    """The first line of a cell, which tells its reader what it is."""
-    return (source.strip().splitlines() or ["nothing"])[0]
 
 
 def _about(notebook: NotebookNode) -> dict[str, Any]:
@@ -60,17 +84,22 @@ def _is_graded(cell: NotebookNode) -> bool:
     return bool(grade_id(cell)) and bool(cell.metadata.nbgrader.get("grade"))
 
 
-def _titles(notebook: NotebookNode) -> dict[str, str]:
-    """Titles of the parts, by the names of their cells: as released, or what the notebook still has."""
+def _parts(notebook: NotebookNode) -> dict[str, tuple[str, bool]]:
+    """Titles of the parts, and whether a person reads them, by the names of their cells.
+
+    As released; from the cells that are there where the notebook no longer says what was released.
+    """
     released = _about(notebook).get("parts")
     if isinstance(released, dict) and released:
-        return {str(part): str(title) for part, title in released.items()}
+        known = {part: about for part, about in released.items() if isinstance(about, dict)}
+        return {part: (str(about.get("title", part)), bool(about.get("by_hand"))) for part, about in known.items()}
     above = list(headings(notebook))
-    return {
-        grade_id(cell): ([title for at, title in above if at < number] or [grade_id(cell)])[-1]
-        for number, cell in enumerate(notebook.cells)
-        if _is_graded(cell)
-    }
+    found = {}
+    for number, cell in enumerate(notebook.cells):
+        if _is_graded(cell):
+            title = ([title for at, title in above if at < number] or [grade_id(cell)])[-1]
+            found[grade_id(cell)] = (title, bool(cell.metadata.nbgrader.get("solution")))
+    return found
 
 
 def _present(notebook: NotebookNode, answers: dict[str, Any], titles: dict[str, str]) -> Iterator[Finding]:
@@ -86,7 +115,7 @@ def _present(notebook: NotebookNode, answers: dict[str, Any], titles: dict[str, 
             # Where a stub is left, the check of its part says so.
             if error not in ("", OPEN):
                 yield Finding(True, f"cell [{run}], which begins with `{beginning(cell.source)}`: {error}")
-            elif name.startswith("given-") and _is_changed(cell):
+            elif name.startswith(GIVEN) and _is_changed(cell):
                 yield Finding(False, f"cell [{run}] is not as it was released; grading uses the released one")
         elif cell.metadata.nbgrader.get("solution"):
             answered = bool(cell.source.strip()) and _is_changed(cell)

@@ -2,18 +2,14 @@
 
 import importlib.util
 import itertools
-import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from filelock import FileLock, Timeout
@@ -29,8 +25,6 @@ if TYPE_CHECKING:
     from ncutil.press.classroom.problems import ProblemSet
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-POLL = 0.1
-"""Seconds between two looks at a notebook that runs."""
 
 
 @click.group("class")
@@ -79,7 +73,8 @@ def check(notebook: Path) -> None:
     except ValueError as error:
         raise PressError(f"{notebook}: {error}") from None
     task = checking.make_task(read, collect.CELL_SECONDS)
-    answers = _run_here(task, notebook.resolve().parent)
+    with _progress(len(task["cells"]), "cell") as step:
+        answers = checking.run(task, notebook.resolve().parent, step)
     findings = checking.review(read, answers)
     if not any(finding.part for finding in findings):
         raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
@@ -95,30 +90,6 @@ def _refuse_windows() -> None:
     """Notebooks are stopped by an alarm that Windows does not have."""
     if not hasattr(signal, "SIGALRM"):
         raise PressError("this runs on Linux and macOS; on Windows use it in WSL (https://aka.ms/wsl)")
-
-
-def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a task of one's own in its folder; returns what was answered."""
-    from ncutil.press.classroom.checking import beginning
-
-    with tempfile.TemporaryDirectory() as scratch:
-        source, target = Path(scratch) / "task.json", Path(scratch) / "answers.json"
-        source.write_text(json.dumps(task), encoding="utf-8")
-        command = [sys.executable, "-m", "ncutil.press.classroom.runner", str(source), str(target)]
-        answers: dict[str, Any] = {}
-        with (
-            _progress(len(task["cells"]), "cell") as step,
-            subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
-        ):
-            running = True
-            while running:
-                running = process.poll() is None
-                time.sleep(POLL if running else 0)
-                so_far = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-                for cell in task["cells"][len(answers) : len(so_far)]:
-                    step(beginning(cell["sources"][-1]))
-                answers = so_far
-    return answers
 
 
 @contextmanager

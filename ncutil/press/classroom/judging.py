@@ -6,7 +6,7 @@ import numpy as np
 
 from ncutil.asking import Ask, decode
 from ncutil.press.classroom.collect import Record, grade_id, parse_answers
-from ncutil.press.classroom.problems import Part, ProblemSet, role
+from ncutil.press.classroom.problems import Part, ProblemSet, beginning, role
 
 SHOWN = 300
 """Characters of an answer that feedback shows."""
@@ -28,7 +28,7 @@ def remark(problem_set: ProblemSet, record: Record) -> str:
         name = cell.metadata.nbgrader.grade_id if role(cell) == "given" else ""
         found = answers.get(name)
         if isinstance(found, dict) and found.get("error") is not None:
-            return f"a given cell failed ({name}: {_text(found['error'])})"
+            return f"a given cell failed (`{beginning(cell.source)}`: {_text(found['error'])})"
     return ""
 
 

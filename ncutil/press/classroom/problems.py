@@ -201,6 +201,11 @@ def _contents(notebook: NotebookNode) -> list[str]:
     return [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in cells]
 
 
+def beginning(source: str) -> str:
+    """The first line of a cell, which tells its reader which one is meant."""
+    return (source.strip().splitlines() or ["nothing"])[0]
+
+
 def _is_private(cell: NotebookNode) -> bool:
     """Whether a cell stays with the instructor: it draws the data of a class."""
     return "instructor" in cell.metadata.get("tags", [])
@@ -295,7 +300,8 @@ def release(name: str, seed: int, source: NotebookNode, parts: Iterable[Part]) -
         notebook, _ = step().preprocess(notebook, {})
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    about = {"set": name, "seed": seed, "parts": {part.id: part.title for part in parts}}
+    parts_of = {part.id: {"title": part.title, "by_hand": part.by_hand} for part in parts}
+    about = {"set": name, "seed": seed, "parts": parts_of}
     notebook.metadata = NotebookNode({"kernelspec": kernel, "language_info": language, "ncutil": about})
     text = "\n".join(cell.source for cell in notebook.cells)
     leaked = [line for line in secrets(source) if line in text]
