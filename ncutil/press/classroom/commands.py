@@ -50,7 +50,12 @@ def release(folder: Path, seed: int | None) -> None:
     project = Project.find()
     seed = handout.settle_seed(folder, seed, problems.names(project))
     sets = _read_sets(project, problems.names(project), seed)
-    handout.write(project, folder / "release", sets)
+    drawn = {}
+    with _progress(len(sets), "set") as step:
+        for item in sets:
+            drawn[item.name] = problems.pictures(project, item.name)
+            step(f"{item.name}, the pictures in its hints")
+    handout.write(project, folder / "release", sets, drawn)
     for item in sets:
         hand = sum(part.by_hand for part in item.parts)
         click.echo(f"{item.name}: {len(item.parts)} parts ({hand} by hand), {item.points:g} points")
@@ -297,13 +302,13 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
         note = f": {grade.note}" if grade.note else ""
         click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}", fg="yellow")
     for grade in timeouts:
-        click.secho(f"{grade.student}, {grade.problem_set.name}: {grade.timeouts}", fg="yellow")
+        click.secho(f"{grade.student}, {grade.problem_set.name}: out of time in {grade.timeouts}", fg="yellow")
     for student, lines in strays.items():
         for line in lines:
             click.secho(f"{student}: {line}", fg="yellow")
     if stopped or not_run or timeouts or strays:
         lost = sum(map(len, strays.values()))
         raise PressError(
-            f"{len(stopped)} stopped before their end, {len(timeouts)} with a cell that took too long, "
-            f"{len(not_run)} could not be run, {lost} not recognised: see report.html"
+            f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised, "
+            f"{len(timeouts)} with a cell that took too long: see report.html"
         )

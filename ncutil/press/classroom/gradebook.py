@@ -17,7 +17,7 @@ from ncutil.press.classroom.problems import ProblemSet
 from ncutil.press.project import PressError
 
 MARKS = ("student", "set", "part", "points", "of", "comment", "submission")
-GRADES = ("student", "name", "set", "score", "of", "to_mark", "status", "late", "handed_in", "note")
+GRADES = ("student", "name", "set", "score", "of", "to_mark", "status", "late", "handed_in", "out_of_time", "note")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -85,10 +85,9 @@ class Grade:
 
     @property
     def timeouts(self) -> str:
-        """In which parts something was stopped because it took too long, in words; "" where nothing was."""
+        """The parts in which something was stopped because it took too long, such as "Part 2, Part 3"."""
         late = self.record.get("timed_out", ()) if self.record else ()
-        parts = [part.title.partition(":")[0] for part in self.problem_set.parts if part.id in late]
-        return f"out of time in {', '.join(parts)}" if parts else ""
+        return ", ".join(part.title.partition(":")[0] for part in self.problem_set.parts if part.id in late)
 
     @property
     def late(self) -> str:
@@ -205,7 +204,8 @@ def write_grades(course: Course, grades: Iterable[Grade]) -> None:
                 grade.status,
                 grade.late,
                 grade.handed_in.isoformat(sep=" ", timespec="seconds") if grade.handed_in else "",
-                "; ".join(filter(None, (grade.note, grade.timeouts))),
+                grade.timeouts,
+                grade.note,
             )
         )
     write_table(course.folder / "grades.csv", GRADES, rows)

@@ -3,12 +3,13 @@
 import secrets
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from ncutil.press.classroom.collect import CELL_SECONDS, LIMITS, read_course
-from ncutil.press.classroom.problems import ProblemSet, pictures, write_release
+from ncutil.press.classroom.problems import ProblemSet, write_release
 from ncutil.press.project import PressError, Project
 from ncutil.press.stage import build_wheel
 
@@ -83,14 +84,14 @@ def settle_seed(folder: Path, seed: int | None, names: list[str]) -> int:
     return seed
 
 
-def write(project: Project, folder: Path, sets: list[ProblemSet]) -> None:
-    """Write the whole release, and only then put it in the place of an earlier one."""
+def write(project: Project, folder: Path, sets: list[ProblemSet], drawn: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Write the whole release, and only then put it in the place of an earlier one; `drawn` has each set's pictures."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".release-") as scratch:
         fresh = Path(scratch) / "release"
         fresh.mkdir()
         for problem_set in sets:
-            write_release(fresh, problem_set, pictures(project, problem_set.name))
+            write_release(fresh, problem_set, drawn[problem_set.name])
         wheel = build_wheel(project, fresh)
         shutil.copyfile(project.root / "constraints.txt", fresh / "constraints.txt")
         rows = [f"| {s.name} | {s.title} | {len(s.parts)} | {s.points:g} | {s.minutes} min |" for s in sets]

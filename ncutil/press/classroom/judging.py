@@ -85,7 +85,7 @@ def _short(value: Any) -> str:
     """A plain value as a person would write it: six digits, arrays as lists, and no more than is shown.
 
     >>> _short([np.eye(2), 1 / 3, -0.0, True, "a"])
-    "[[[1, 0], [0, 1]], 0.333333, 0, True, 'a']"
+    "[[[1.0, 0.0], [0.0, 1.0]], 0.333333, 0.0, True, 'a']"
     """
     try:
         return _written(value)[: 2 * SHOWN]
@@ -101,7 +101,7 @@ def _written(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key!r}: {_written(item)}' for key, item in list(value.items())[:SHOWN])}}}"
     # A zero has no sign for a reader.
-    return f"{value + 0.0:.6g}" if isinstance(value, float) else " ".join(repr(value)[: 2 * SHOWN].split())
+    return repr(float(f"{value + 0.0:.6g}")) if isinstance(value, float) else " ".join(repr(value)[: 2 * SHOWN].split())
 
 
 def _text(value: Any) -> str:

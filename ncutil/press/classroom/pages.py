@@ -92,7 +92,7 @@ def _about(problem_set: ProblemSet, grades: Sequence[Grade]) -> dict[str, Any]:
         "late": [f"{_who(grade)}: {grade.late}" for grade in handed_in if grade.late not in ("", "unknown")],
         "undated": [_who(grade) for grade in handed_in if grade.late == "unknown"],
         "stopped": [f"{_who(grade)}: {grade.status}" for grade in handed_in if grade.status.startswith("stopped")],
-        "timeouts": [f"{_who(grade)}: {grade.timeouts}" for grade in handed_in if grade.timeouts],
+        "timeouts": [f"{_who(grade)}: out of time in {grade.timeouts}" for grade in handed_in if grade.timeouts],
         "not_run": [f"{_who(grade)}: {grade.note}" for grade in handed_in if grade.status == "not run"],
         "notes": [f"{_who(grade)}: {grade.note}" for grade in handed_in if grade.status != "not run" and grade.note],
         "to_mark": [found for part in problem_set.parts if (found := _answers(problem_set, part, handed_in))["texts"]],
