@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from conftest import ROOT
 from nbformat import NotebookNode
 
-from ncutil.press.classroom import collect, judging
-from ncutil.press.classroom.problems import ProblemSet, names, read_set, role
+from ncutil.press.classroom import collect, judging, problems
+from ncutil.press.classroom.problems import PICTURES, ProblemSet, names, read_set, role
 from ncutil.press.classroom.runner import perform
 from ncutil.press.project import Project
 
@@ -29,6 +30,18 @@ SEED = 2027
 def problem_set(name: str, seed: int = SEED) -> ProblemSet:
     """A problem set with the numbers of one class, read once."""
     return read_set(PROJECT, name, seed)
+
+
+@functools.cache
+def pictures(name: str) -> dict[str, bytes]:
+    """The pictures in the hints of a set, drawn once."""
+    return problems.pictures(PROJECT, name)
+
+
+def seen_in_pictures(name: str) -> dict[str, Any]:
+    """The values that a student would read from the pictures in hints, if all could be read."""
+    asks = [ask for part in problem_set(name, PICTURES).parts for ask in part.asks if ask.inputs is None]
+    return {ask.name: np.asarray(ask.expected[0]).tolist() for ask in asks}
 
 
 def answers(name: str) -> dict[str, Any]:
@@ -51,6 +64,8 @@ def edited(item: ProblemSet, change: Mapping[str, Any]) -> str:
     if "code" in change:
         return change["code"]
     source = reference(item)[change["cell"]]
+    if "picture" in change:
+        return f"{source}\n{change['picture']} = {seen_in_pictures(item.name)[change['picture']]!r}"
     for old, new in change["edit"].items():
         assert old in source, (change["why"], old)
         source = source.replace(old, new)
@@ -82,12 +97,17 @@ class Shell:
         return types.SimpleNamespace(error_before_exec=None, error_in_exec=error)
 
 
-def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
-    """Scores by part, by the same code that grades a class, in this process."""
+def handed_over(item: ProblemSet, notebook: NotebookNode) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a notebook hands over, by cell, and its texts, by the same code that runs a class, in this process."""
     task, texts = collect.make_task(item, notebook)
     task = json.loads(json.dumps(task))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for file, content in item.files.items():
             Path(file).write_bytes(content)
-        handed_over = json.dumps(perform(task, Shell(), lambda _: None))
-    return judging.judge(item, {"texts": texts, "answers": handed_over})
+        return perform(task, Shell(), lambda _: None), texts
+
+
+def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
+    """Scores by part, by the same code that grades a class."""
+    answers, texts = handed_over(item, notebook)
+    return judging.judge(item, {"texts": texts, "answers": json.dumps(answers)})

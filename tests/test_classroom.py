@@ -5,13 +5,17 @@ import csv
 import functools
 import io
 import json
+import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,8 @@ from nbgrader.api import Gradebook
 from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference
 
 from ncutil.__main__ import main
-from ncutil.press.classroom import collect, gradebook
-from ncutil.press.classroom.problems import overview, secrets
+from ncutil.press.classroom import collect, commands, gradebook
+from ncutil.press.classroom.problems import beginning, overview, rubric, secrets
 from ncutil.press.project import PressError, Project
 
 SET = "01-chsh"
@@ -88,10 +92,19 @@ def contents(course: Path) -> dict[str, Any]:
 
 
 LOOP = "while True:\n    pass"
+CELL_SECONDS = 20
+"""Enough for imports on a busy machine, and not too long to wait for the student whose cell never ends."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_cells() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "CELL_SECONDS", CELL_SECONDS)
+        yield
 
 
 def make_class(course: Path) -> dict[str, float | None]:
-    """Twelve students and what each should score before anything is marked by hand."""
+    """Twelve students, one more who hands in nothing, and what each should score before anything is marked by hand."""
     item = problem_set(SET)
     right = reference(item)
     expected: dict[str, float | None] = {}
@@ -114,7 +127,7 @@ def make_class(course: Path) -> dict[str, float | None]:
     for cell in notebook.cells:
         if collect.grade_id(cell) == "total-check":
             cell.source = "print('all tests passed')"
-        if collect.grade_id(cell) == "given-2":
+        if "from ncutil import chsh" in cell.source:
             cell.source += "\nchsh.chsh = None"
     helper = nbformat.v4.new_code_cell("def helper(w):\n    return chsh.from_strategies(w)")
     notebook.cells.insert(2, helper)
@@ -131,6 +144,8 @@ def make_class(course: Path) -> dict[str, float | None]:
     }
     hand_in(course, "script", fill(item, right | words), "2027-03-01 12:00:00 UTC")
     expected["script"] = 22
+    hand_in(course, "loop", fill(item, right | {"model": LOOP}), "2027-03-01 12:00:00 UTC")
+    expected["loop"] = 26 - 5
     (course / "students.csv").write_text("student,name\nada,Ada L.\nmissing,Nobody Yet\n")
     expected["missing"] = None
     return expected
@@ -152,7 +167,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, fl
 @here
 def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, said = graded
-    assert len(expected) == 12
+    assert len(expected) == 12 + 1
     found = {row["student"]: row["score"] for row in table(course / "grades.csv")}
     assert found == {
         gradebook.cell(student): "" if score is None else f"{score:g}" for student, score in expected.items()
@@ -166,10 +181,12 @@ def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, flo
 def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict[str, float | None], str]) -> None:
     _, _, said = graded
     assert said.startswith("1\n")
-    assert "11 handed in, 1 missing, 1 late, 9 parts to mark by hand" in said
+    assert "12 handed in, 1 missing, 1 late, 10 parts to mark by hand" in said
     assert "quits, 01-chsh: stopped: ended early" in said
     assert "garbage, 01-chsh: not run: the file is not a notebook" in said
-    assert "11 of 11: " in said
+    assert "loop, 01-chsh: out of time in Part 3" in said
+    assert "1 stopped before their end, 1 could not be run, 0 not recognised, 1 with a cell that took too long" in said
+    assert "12 of 12: " in said
 
 
 @here
@@ -187,6 +204,77 @@ def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, fl
 
 
 @here
+def test_a_cell_that_never_ends_is_said_everywhere(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, _, _ = graded
+    report = (course / "report.html").read_text()
+    assert "loop: out of time in Part 3" in report.partition("<h3>Timeouts</h3>")[2].partition("</ul>")[0]
+    page = (course / "feedback" / "loop" / "feedback.html").read_text()
+    assert "Your notebook was out of time in Part 3" in page
+    assert f"TimeoutError: stopped after {CELL_SECONDS} seconds" in page
+    assert row(course, "loop")["status"] == "run"
+    assert row(course, "loop")["out_of_time"] == "Part 3"
+    assert row(course, "ada")["out_of_time"] == ""
+
+
+@here
+def test_the_report_has_what_points_are_given_for_beside_the_answers(
+    graded: tuple[Path, dict[str, float | None], str],
+) -> None:
+    course, _, _ = graded
+    asked = next(part for part in problem_set(SET).parts if part.by_hand)
+    rows = rubric(problem_set(SET).source, asked.id)
+    assert sum(int(points) for points, _ in rows) == asked.points
+    to_mark = (course / "report.html").read_text().partition("<h3>To mark by hand</h3>")[2]
+    for points, words in rows:
+        assert f'<td class="number">{points}</td><td>{words}</td>' in to_mark
+
+
+@here
+def test_what_a_teacher_overrules_is_no_failing_check(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = shutil.copytree(graded[0], tmp_path / "course")
+
+    def failing() -> int:
+        (number,) = re.findall(r"<td>the sum of covariances</td><td class=.number.>(\d+)</td>", report.read_text())
+        return int(number)
+
+    report = course / "report.html"
+    before = failing()
+    (course / "manual.csv").write_text(
+        f"student,set,part,points,of,comment,submission\nwrong0,{SET},total-check,4,4,My mistake,\n"
+    )
+    classroom("grade", str(course))
+    assert failing() == before - 1
+    assert row(course, "wrong0")["score"] == "26"
+
+
+@here
+def test_a_renamed_part_is_run_and_judged_again_on_demand(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command advises, step by step, leads to a whole gradebook."""
+    course = shutil.copytree(graded[0], tmp_path / "course")
+    for folder in (course / "submitted").iterdir():
+        if folder.name != "ada":
+            shutil.rmtree(folder)
+    clone = copy_project(tmp_path / "clone")
+    path = clone / "notebooks" / "assignments" / f"{SET}.md"
+    path.write_text(path.read_text().replace("grade_id: model-check", "grade_id: honest-check"))
+    monkeypatch.setattr(Project, "find", lambda: Project(clone))
+    done = classroom("grade", str(course))
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 2), done.stderr
+    assert f"{SET}: parts were added, renamed or taken away since submissions were graded; --regrade" in done.stderr
+    done = classroom("grade", str(course), "--regrade")
+    assert "1 submissions: 1 to run" in done.stdout
+    assert "gradebook.db away to have it written anew" in done.stderr
+    (course / "gradebook.db").unlink()
+    assert classroom("grade", str(course)).exit_code == 0
+    assert row(course, "ada")["score"] == "26"
+    assert ("honest-check", 5, None, False) in contents(course)[SET, "ada"][4]
+
+
+@here
 def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, _ = graded
     pages = {path.parent.name: path.read_text() for path in course.glob("feedback/*/feedback.html")}
@@ -200,7 +288,8 @@ def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, flo
         assert "default-src 'none'" in page
     assert "&lt;script&gt;alert(document.cookie)" in report
     assert "onerror=a()&gt;" in pages["script"]
-    assert report.count("data:image/png;base64,") == 1
+    assert report.count("data:image/png;base64,") == len(problem_set(SET).parts) + 1
+    assert report.count("10 not marked yet") == 1
 
 
 @here
@@ -234,15 +323,15 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
     course = shutil.copytree(graded[0], tmp_path / "course")
     marks = table(course / "manual.csv")
     assert {mark["part"] for mark in marks} == {"argue"}
-    assert len(marks) == 9
+    assert len(marks) == 10
     lines = ["student,set,part,points,of,comment,submission"]
     for mark in marks:
         points, comment = {"ada": ("3.5", "A *fine* answer"), "sloppy": ("", "later")}.get(mark["student"], ("", ""))
         lines.append(f"{mark['student']},{SET},argue,{points},4,{comment},{mark['submission']}")
     (course / "manual.csv").write_text("\n".join(lines) + "\n")
     done = classroom("grade", str(course))
-    assert "11 submissions: 0 to run, 0 judged again, 11 up to date" in done.stdout
-    assert "8 parts to mark by hand" in done.stdout
+    assert "12 submissions: 0 to run, 0 judged again, 12 up to date" in done.stdout
+    assert "9 parts to mark by hand" in done.stdout
     assert (row(course, "ada")["score"], row(course, "ada")["to_mark"]) == ("29.5", "0")
     assert contents(course)[SET, "ada"][0] == 29.5
     assert "A *fine* answer" in (course / "feedback" / "ada" / "feedback.html").read_text()
@@ -255,7 +344,7 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
     path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
     path.write_text(nbformat.writes(fill(item, reference(item) | {"argue": "Another answer."})))
     done = classroom("grade", str(course))
-    assert "11 submissions: 1 to run" in done.stdout
+    assert "12 submissions: 1 to run" in done.stdout
     assert row(course, "ada")["score"] == "26"
     found = {mark["student"]: mark for mark in table(course / "manual.csv")}["ada"]
     assert (found["points"], found["comment"]) == ("", "[3.5 for an earlier submission] A *fine* answer")
@@ -306,6 +395,12 @@ def test_a_mended_test_is_judged_again_only_on_demand(
     """The canaries are other words in the hidden tests: judging changes, running does not."""
     monkeypatch.setattr(Project, "find", lambda: canaried)
     course = shutil.copytree(graded[0], tmp_path / "course")
+    (loop,) = (one for one in collect.collect(collect.read_course(course), NAMES)[0] if one.student == "loop")
+    record = collect.read_result(course / "results" / "loop" / f"{SET}.json")
+    assert record
+    assert [commands._has_to_run(record, loop, problem_set(SET), regrade) for regrade in (False, True)] == [False, True]
+    # Which would take its time.
+    shutil.rmtree(course / "submitted" / "loop")
     done = classroom("grade", str(course))
     assert "11 were judged by tests that have changed since" in done.stdout
     before = contents(course)
@@ -345,24 +440,126 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     assert len(contents(course)) == 4
 
 
+def checked(folder: Path, notebook: Any) -> Result:
+    path = folder / f"{SET}.ipynb"
+    path.write_text(nbformat.writes(notebook))
+    return classroom("check", str(path))
+
+
 @here
-def test_check_says_which_parts_pass(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
-    released = graded[0] / "release" / SET / f"{SET}.ipynb"
-    done = classroom("check", str(released))
-    assert done.exit_code == 1
-    assert "5 of the checks fail" in done.stderr
+def test_check_of_an_untouched_release_says_what_is_open(
+    graded: tuple[Path, dict[str, float | None], str],
+) -> None:
+    """For every set: nothing passes, nothing is called changed or missing, the written part is not answered."""
+    for name in NAMES:
+        done = classroom("check", str(graded[0] / "release" / name / f"{name}.ipynb"))
+        item = problem_set(name)
+        hand = [part for part in item.parts if part.by_hand]
+        assert done.exit_code == 1
+        assert f"0 of {len(item.parts) - len(hand)} parts pass their checks, 1 is marked by hand (1 not" in done.stderr
+        assert not re.findall("as it was released|missing|its checks pass", done.stdout)
+        assert [f"  {part.title}: not answered yet" in done.stdout.splitlines() for part in hand] == [True]
+        assert "not filled in yet" in done.stdout
+        cells = sum(cell.cell_type == "code" for cell in item.released.cells)
+        assert f"{cells} of {cells}: " in done.stderr
+        assert f"2 of {cells}: {beginning(item.released.cells[2].source)}" in done.stderr
+
+
+@here
+def test_check_of_a_solved_set_ends_with_a_summary(tmp_path: Path) -> None:
     item = problem_set(SET)
     notebook = fill(item, reference(item))
+    # A seed of one's own, and what editors do to the ends of cells.
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("seed = 123"))
     for cell in notebook.cells:
-        if collect.grade_id(cell) == "model-check":
-            cell.source = "pass"
-    path = tmp_path / f"{SET}.ipynb"
-    path.write_text(nbformat.writes(notebook))
-    done = classroom("check", str(path))
-    assert done.exit_code == 0, done.stderr
+        cell.source += "\n"
+    done = checked(tmp_path, notebook)
+    assert done.exit_code == 0, done.output
     assert done.stdout.count("its checks pass") == 5
-    assert "Part 3: Pass 2 honestly (5 points): its checks pass (this check is not as it was released" in done.stdout
-    assert "Part 6: Read a figure, argue (4 points): marked by hand" in done.stdout
+    assert "  Part 6: Read a figure, argue (4 points): is marked by hand\n" in done.stdout
+    assert done.stdout.endswith("5 of 5 parts pass their checks, 1 is marked by hand\n")
+
+
+def without(notebook: Any, name: str) -> None:
+    notebook.cells = [cell for cell in notebook.cells if collect.grade_id(cell) != name]
+
+
+def with_pass(notebook: Any, name: str) -> None:
+    next(cell for cell in notebook.cells if collect.grade_id(cell) == name).source = "pass"
+
+
+def with_an_own_cell(notebook: Any, name: str) -> None:
+    at = next(number for number, cell in enumerate(notebook.cells) if collect.grade_id(cell) == name)
+    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("own = 1\nassert own == 2"))
+
+
+def with_an_error_at_its_end(notebook: Any, name: str) -> None:
+    next(cell for cell in notebook.cells if collect.grade_id(cell) == name).source += "\n1 / 0"
+
+
+@here
+@pytest.mark.parametrize(
+    ("spoil", "name", "line", "passed", "others"),
+    [
+        (without, "model-check", "x Part 3: Pass 2 honestly (5 points): its cell model-check is missing", 4, ""),
+        (without, "argue", "x Part 6: Read a figure, argue (4 points): its cell argue is missing", 5, ""),
+        (with_pass, "model-check", "x Part 3: Pass 2 honestly (5 points): its check is not as it was", 4, ""),
+        (with_an_own_cell, "argue", "`own = 1`: not true: assert own == 2", 5, "1 other cell fails"),
+        (with_an_error_at_its_end, "total", "`def total(weights, estimator):`: ZeroDivisionError", 5, "1 other cell"),
+    ],
+)
+def test_check_fails_with_whatever_fails(
+    tmp_path: Path, spoil: Callable[[Any, str], None], name: str, line: str, passed: int, others: str
+) -> None:
+    item = problem_set(SET)
+    notebook = fill(item, reference(item))
+    spoil(notebook, name)
+    done = checked(tmp_path, notebook)
+    assert done.exit_code == 1
+    assert line in done.stdout
+    assert f"{passed} of 5 parts pass their checks, 1 is marked by hand" in done.stderr
+    assert others in done.stderr
+    assert done.stdout.count("\nx ") + done.stdout.startswith("x ") == 1
+
+
+def test_windows_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGALRM")
+    (tmp_path / "a.ipynb").write_text("")
+    for command, place in (("check", tmp_path / "a.ipynb"), ("grade", tmp_path)):
+        done = classroom(command, str(place))
+        assert done.exit_code == 1
+        assert done.stderr == "Error: this runs on Linux and macOS; on Windows use it in WSL (https://aka.ms/wsl)\n"
+
+
+@pytest.mark.parametrize("command", ["release", "check", "grade"])
+def test_help_has_an_example(command: str) -> None:
+    done = classroom(command, "--help")
+    assert done.exit_code == 0
+    assert f"Example: ncutil class {command}" in done.stdout
+
+
+@here
+def test_progress_is_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    item = problem_set(SET)
+    path = tmp_path / f"{SET}.ipynb"
+    path.write_text(nbformat.writes(fill(item, reference(item))))
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ncutil", "class", "check", str(path)],
+        cwd=ROOT,
+        env=clone_environment(ROOT) | {"TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=writer,
+    )
+    os.close(writer)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal is gone when the last writer is
+        while part := os.read(reader, 4096):
+            shown += part
+    assert process.wait() == 0
+    cells = sum(cell.cell_type == "code" for cell in item.released.cells)
+    assert re.search(rf"100%.*{cells}/{cells}".encode(), shown)
 
 
 @here
@@ -428,6 +625,11 @@ def test_no_release_holds_a_solution_or_a_hidden_test(
     environment = yaml.safe_load((tmp_path / "course" / "release" / "environment.yml").read_text())
     wheel = next((tmp_path / "course" / "release").glob("*.whl")).name
     assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{wheel}[classroom]"]
+    told = (tmp_path / "course" / "release" / "README.md").read_text()
+    (small_build,) = re.findall(r"^export PIP_\S+$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    for words in (f'"./{wheel}[classroom]"', small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
+        assert words in told
+    assert f"within {collect.LIMITS.wall // 60} minutes" in told
 
 
 @pytest.mark.xdist_group("book")
@@ -464,7 +666,11 @@ def test_a_term_goes_as_the_page_for_teachers_says(tmp_path: Path) -> None:
     def run(line: str) -> Result:
         return classroom(*line.replace("classes/ml-2027", str(course)).split()[2:])
 
-    assert run(lines[0]).exit_code == 0
+    done = run(lines[0])
+    assert done.exit_code == 0
+    for number, name in enumerate(NAMES, 1):
+        for words in (f"the instructor's version, with seed {SEED}", "the pictures in its hints"):
+            assert f"{number} of {len(NAMES)}: {name}, {words}" in done.stderr
     assert f"seed: {SEED}" in (course / "course.yml").read_text()
     assert {path.name for path in (course / "release").iterdir()} >= {*NAMES, "README.md", "environment.yml"}
     assert run(lines[1]).exit_code == 1
@@ -475,6 +681,9 @@ def test_a_term_goes_as_the_page_for_teachers_says(tmp_path: Path) -> None:
     for name in ("report.html", "grades.csv", "feedback/eve/feedback.html", "manual.csv", "gradebook.db"):
         assert (course / name).is_file()
         assert f"`{name.replace('eve', '<student>')}`" in (ROOT / "book" / "teaching.md").read_text()
+    report = (course / "report.html").read_text()
+    assert report.count("1 not marked yet") == 1
+    assert report.count("data:image/png;base64,") == sum(not part.by_hand for part in item.parts) + 1
     marks = (course / "manual.csv").read_text()
     (course / "manual.csv").write_text(marks.replace('"argue","","4",""', '"argue","3","4","Well argued"'))
     assert "0 parts to mark" in run(lines[3]).stdout

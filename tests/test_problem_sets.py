@@ -2,16 +2,32 @@
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import ROOT
 from nbgrader.nbgraderformat import MetadataValidator
-from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference, scores
+from nbgrader.utils import compute_checksum
+from problem_sets import (
+    NAMES,
+    PROJECT,
+    SEED,
+    answers,
+    edited,
+    fill,
+    handed_over,
+    pictures,
+    problem_set,
+    reference,
+    scores,
+    seen_in_pictures,
+)
 
-from ncutil.press.classroom import collect
-from ncutil.press.classroom.problems import headings, role, secrets
-from ncutil.press.project import read_chapter
+from ncutil.asking import plain
+from ncutil.press.classroom import collect, judging, problems
+from ncutil.press.classroom.problems import GIVEN, headings, read_set, role, secrets, write_release
+from ncutil.press.project import Chapter, read_chapter
 
 pytestmark = [pytest.mark.xdist_group("classroom"), pytest.mark.filterwarnings("ignore:More than 20 figures")]
 
@@ -40,18 +56,26 @@ def test_set_has_its_parts(name: str) -> None:
     for word in ("Objectives.", "You need", "Time", "Points"):
         assert f"**{word}" in opening
     assert f"**Points** {item.points:g}:" in opening
+    assert "ictures in hints show those of another class" in opening
+    pictures_of: dict[str, list[str]] = {}
     for part in item.parts:
         assert f"({part.points:g} points)" in part.title
         own = text.split(f"## {part.title}\n")[1].split("\n## ")[0]
         if part.by_hand:
             assert "| points | for |" in own
             assert sum(int(n) for n in re.findall(r"^\| (\d+) \|", own, re.MULTILINE)) == part.points
+            assert re.findall(r"<summary>Hint (\d: where|\d)", own) == ["1", "2: where"]
         else:
-            assert [int(n) for n in re.findall(r"<summary>Hint (\d)", own)] == [1, 2, 3]
+            assert re.findall(r"<summary>Hint (\d: w\w+|\d)", own) == ["1", "2: what", "3: where"]
             assert "what the result looks like</summary>" in own
-    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
-        assert item.files[picture].startswith(b"\x89PNG")
-    assert any(file.endswith(".png") for file in item.files)
+            pictures_of[part.id] = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", own)
+    shown = [file for files in pictures_of.values() for file in files]
+    assert sorted(shown) == sorted(pictures(name))
+    # Where the result is a number or a word, words say what it looks like.
+    assert sum(map(bool, pictures_of.values())) >= 4
+    for file in shown:
+        assert pictures(name)[file].startswith(b"\x89PNG")
+        assert len(pictures(name)[file]) < 40_000, file
 
 
 def test_hints_point_to_sections_that_exist(name: str) -> None:
@@ -94,6 +118,22 @@ def test_last_year_s_answers_do_not_fit(name: str) -> None:
     assert sum(a != b for a, b in zip(*values, strict=True)) >= len(values[0]) / 2
 
 
+def test_what_pictures_in_hints_show_is_no_answer(name: str) -> None:
+    """Whoever could read every number of the pictures would have none of the class's, but what all classes share."""
+    shown, last_year = seen_in_pictures(name), problem_set(name, 1)
+    for part, other in zip(problem_set(name).parts, last_year.parts, strict=True):
+        for ask, then in zip(part.asks, other.asks, strict=True):
+            if ask.inputs is None and ask.judge is None and not ask.passes(then.expected):
+                assert not ask.passes([plain(shown[ask.name])]), ask.name
+
+
+def test_a_release_has_the_same_pictures_for_every_class(name: str, tmp_path: Path) -> None:
+    assert not any(file.endswith(".png") for file in problem_set(name).files)
+    written = [write_release(tmp_path / str(s), problem_set(name, s), pictures(name)) for s in (SEED, 1)]
+    for file, content in pictures(name).items():
+        assert [(folder / file).read_bytes() for folder in written] == [content, content]
+
+
 def test_wrong_answers_lose_exactly_what_they_should(name: str) -> None:
     wrong, expected = answers(name)["wrong"], full_marks(name)
     assert wrong.keys() == {part for part, most in expected.items() if most is not None}
@@ -106,14 +146,64 @@ def test_wrong_answers_lose_exactly_what_they_should(name: str) -> None:
             assert found == expected | {part: change["left"]}, change["why"]
 
 
-def test_right_answers_by_other_ways_keep_their_points(name: str) -> None:
-    right = reference(problem_set(name))
-    sloppy = answers(name)["sloppy"]
+def test_right_answers_by_other_ways_pass_their_checks_and_keep_their_points(name: str) -> None:
+    item, right, sloppy = problem_set(name), reference(problem_set(name)), answers(name)["sloppy"]
     assert len(sloppy) >= 4
     for change in sloppy:
-        assert points(name, right | {change["cell"]: edited(problem_set(name), change)}) == full_marks(name), change[
-            "why"
-        ]
+        notebook = fill(item, right | {change["cell"]: edited(item, change)})
+        found, texts = handed_over(item, notebook)
+        assert [cell["error"] for cell in found.values() if cell["error"]] == [], change["why"]
+        judged = judging.judge(item, {"texts": texts, "answers": json.dumps(found)})
+        assert {part: entry["score"] for part, entry in judged.items()} == full_marks(name), change["why"]
+
+
+def test_a_seed_of_a_student_s_own_changes_nothing(name: str) -> None:
+    item = problem_set(name)
+    notebook = fill(item, reference(item))
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("seed = 123"))
+    judged = scores(item, notebook)
+    assert {part: entry["score"] for part, entry in judged.items()} == full_marks(name)
+
+
+def test_given_cells_of_an_earlier_release_do_not_run(name: str) -> None:
+    """An erratum names the cell anew; what students still have under the old name must not undo it."""
+    item = problem_set(name)
+    notebook = fill(item, reference(item))
+    for number, cell in enumerate(notebook.cells):
+        if role(cell) == "given":
+            cell.metadata.nbgrader.grade_id = f"{GIVEN}{number}"
+            cell.source += "\nraise SystemError"
+    found, _ = handed_over(item, notebook)
+    assert not [cell["error"] for cell in found.values() if cell["error"]]
+
+
+def test_names_of_given_cells_do_not_depend_on_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_an_erratum(path: Path) -> Chapter:
+        chapter = read_chapter(path)
+        chapter.notebook.cells.insert(1, nbformat.v4.new_markdown_cell("An erratum."))
+        return chapter
+
+    monkeypatch.setattr(problems, "read_chapter", with_an_erratum)
+    again = read_set(PROJECT, name, SEED)
+    given = [
+        [cell.metadata.nbgrader.grade_id for cell in item.released.cells if role(cell) == "given"]
+        for item in (problem_set(name), again)
+    ]
+    assert len(given[0]) >= 6
+    assert given[0] == given[1]
+    assert again.run_key == problem_set(name).run_key
+
+
+def test_expected_time_is_the_same_in_words_and_in_the_front_matter(name: str) -> None:
+    item = problem_set(name)
+    hours = {"two": 2, "three": 3, "four": 4}
+    more = {None: 0, "a half": 30, "three quarter": 45, "a quarter": 15}
+    said = re.search(
+        rf"\*\*Time\*\* about ({'|'.join(hours)})(?: and ({'|'.join(filter(None, more))}))? hours",
+        item.source.cells[0].source,
+    )
+    assert said
+    assert 60 * hours[said[1]] + more[said[2]] == item.minutes
 
 
 def test_release_is_a_valid_notebook_of_nbgrader_and_shows_no_solution(name: str) -> None:
@@ -128,6 +218,9 @@ def test_release_is_a_valid_notebook_of_nbgrader_and_shows_no_solution(name: str
     for mark in ("SOLUTION", "HIDDEN", "asking", "judge", "asked"):
         assert mark not in text
     assert not any(cell.get("outputs") for cell in item.released.cells)
+    for cell in item.released.cells:
+        if role(cell) != "text":
+            assert cell.metadata.nbgrader.checksum == compute_checksum(cell), cell.metadata.nbgrader.grade_id
 
 
 def test_source_is_text_that_survives_a_round_trip(name: str) -> None:

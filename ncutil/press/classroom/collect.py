@@ -24,7 +24,7 @@ from ncutil.asking import encode
 from ncutil.press import sandbox
 from ncutil.press.classroom import intake
 from ncutil.press.classroom.intake import Submission, language, parse_time, read_notebook, read_regular
-from ncutil.press.classroom.problems import ProblemSet
+from ncutil.press.classroom.problems import GIVEN, ProblemSet
 from ncutil.press.project import PressError, read_yaml
 from ncutil.press.skip import digest
 
@@ -124,6 +124,8 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
 
     The order and the teacher's cells are those of the release; of the submission come the cells for solutions, all
     that carry the name where there are several, and the cells that a student has added, each before the next known one.
+    A given cell of an earlier release is neither. The teacher's cells find the class's seed, whatever a student has
+    called `seed`.
     """
     ours = {grade_id(cell): cell for cell in problem_set.released.cells if grade_id(cell)}
     sources: dict[str, list[str]] = defaultdict(list)
@@ -136,7 +138,7 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
         elif cell.cell_type == "code" and name in ours:
             sources[name] += added + ([cell.source] if ours[name].metadata.nbgrader.solution else [])
             added = []
-        elif cell.cell_type == "code":
+        elif cell.cell_type == "code" and not name.startswith(GIVEN):
             added.append(cell.source)
     if not sources and not texts:
         raise ValueError("none of its cells belongs to this problem set; some editors drop the names of cells")
@@ -144,7 +146,7 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
     cells = []
     for name, cell in ours.items():
         if cell.cell_type == "code":
-            given = [] if cell.metadata.nbgrader.solution else [cell.source]
+            given = [] if cell.metadata.nbgrader.solution else [f"seed = {problem_set.seed}", cell.source]
             asked = [{"name": ask.name, "inputs": encode(ask.inputs)} for ask in asks.get(name, ())]
             cells.append({"id": name, "sources": [*sources[name], *given], "asks": asked})
     return {"cells": cells, "cell_seconds": CELL_SECONDS}, texts

@@ -1,17 +1,16 @@
 """The command line of the classroom: `ncutil class release`, `check`, `grade`."""
 
 import importlib.util
-import json
+import itertools
 import os
-import subprocess
+import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from filelock import FileLock, Timeout
@@ -52,7 +51,12 @@ def release(folder: Path, seed: int | None) -> None:
     project = Project.find()
     seed = handout.settle_seed(folder, seed, problems.names(project))
     sets = _read_sets(project, problems.names(project), seed)
-    handout.write(project, folder / "release", sets)
+    drawn = {}
+    with _progress(len(sets), "set") as step:
+        for item in sets:
+            drawn[item.name] = problems.pictures(project, item.name)
+            step(f"{item.name}, the pictures in its hints")
+    handout.write(project, folder / "release", sets, drawn)
     for item in sets:
         hand = sum(part.by_hand for part in item.parts)
         click.echo(f"{item.name}: {len(item.parts)} parts ({hand} by hand), {item.points:g} points")
@@ -62,59 +66,52 @@ def release(folder: Path, seed: int | None) -> None:
 @classroom.command(epilog="Example: ncutil class check 01-chsh.ipynb")
 @click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def check(notebook: Path) -> None:
-    """Run NOTEBOOK from top to bottom and say which of its own checks pass.
+    """Run NOTEBOOK from top to bottom and say which parts pass their own checks.
 
-    Exit status 1 if one of them fails. Grading asks for more than these checks do.
+    Exit status 1 if a check or any other cell fails, or if a check was deleted or changed. Grading asks for more than
+    these checks do.
     """
-    from ncutil.press.classroom import collect, intake
-    from ncutil.press.classroom.problems import headings
+    _refuse_windows()
+    from ncutil.press.classroom import checking, collect, intake
 
     try:
         read = intake.read_notebook(notebook)
     except ValueError as error:
         raise PressError(f"{notebook}: {error}") from None
-    titles, cells, lines = list(headings(read)), [], []
-    for number, cell in enumerate(read.cells):
-        if cell.cell_type == "code":
-            cells.append({"id": str(number), "sources": [cell.source], "asks": []})
-    click.echo(f"running {len(cells)} cells ...", err=True)
-    answers = _run_here({"cells": cells, "cell_seconds": collect.CELL_SECONDS}, notebook.resolve().parent)
-    failed = 0
-    for number, cell in enumerate(read.cells):
-        grading = cell.metadata.get("nbgrader")
-        if not isinstance(grading, dict) or not grading.get("grade"):
-            continue
-        title = ([title for at, title in titles if at < number] or [str(grading.get("grade_id"))])[-1]
-        if grading.get("solution"):
-            lines.append(f"  {title}: marked by hand")
-            continue
-        said = answers.get(str(number), {"error": "the notebook ended before this cell"})["error"]
-        failed += said is not None
-        lines.append(f"{'x' if said else '+'} {title}: {said or 'its checks pass'}{_changed(cell)}")
-    if not lines:
+    task = checking.make_task(read, collect.CELL_SECONDS)
+    with _progress(len(task["cells"]), "cell") as step:
+        answers = checking.run(task, notebook.resolve().parent, step)
+    findings = checking.review(read, answers)
+    if not any(finding.part for finding in findings):
         raise PressError(f"{notebook} is not a problem set: no cell of it is graded")
-    click.echo("\n".join(map(intake.printable, lines)))
-    if failed:
-        raise PressError(f"{failed} of the checks fail")
+    for finding in findings:
+        passed = finding.part and not finding.by_hand
+        says = intake.printable(finding.says)
+        click.echo(f"{'x' if finding.bad else '+' if passed else ' '} {says}")
+    if any(finding.bad for finding in findings):
+        raise PressError(checking.summary(findings))
+    click.echo(checking.summary(findings))
 
 
-def _changed(cell: Any) -> str:
-    from nbgrader.utils import compute_checksum
-
-    if cell.metadata.nbgrader.get("checksum") == compute_checksum(cell):
-        return ""
-    return " (this check is not as it was released; grading uses the released one)"
+def _refuse_windows() -> None:
+    """Notebooks are stopped by an alarm that Windows does not have."""
+    if not hasattr(signal, "SIGALRM"):
+        raise PressError("this runs on Linux and macOS; on Windows use it in WSL (https://aka.ms/wsl)")
 
 
-def _run_here(task: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a task of one's own in its folder; returns what was answered."""
-    with tempfile.TemporaryDirectory() as scratch:
-        source, target = Path(scratch) / "task.json", Path(scratch) / "answers.json"
-        source.write_text(json.dumps(task), encoding="utf-8")
-        command = [sys.executable, "-m", "ncutil.press.classroom.runner", str(source), str(target)]
-        subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        answers: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-    return answers
+@contextmanager
+def _progress(total: int, unit: str) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, elsewhere a line for each step; the step is told what was done."""
+    with tqdm(total=total, unit=unit, disable=None) as bar:
+        done = itertools.count(1)
+
+        def step(words: str) -> None:
+            number = next(done)
+            bar.update()
+            if bar.disable:
+                click.echo(f"{number} of {total}: {words}", err=True)
+
+        yield step
 
 
 def _cores() -> int:
@@ -124,14 +121,20 @@ def _cores() -> int:
 @classroom.command(epilog="Example: ncutil class grade ../ml-2027 --jobs 2")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Submissions at once.")
-@click.option("--regrade", is_flag=True, help="Judge again what mended tests change, and run again what was stopped.")
+@click.option(
+    "--regrade",
+    is_flag=True,
+    help="Judge all again; run again what is asked anew or was stopped.",
+)
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run submissions as if they were your own programs.")
 def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> None:
     """Run and judge what is in DIR/submitted/<student>/<set>/, and write the grades.
 
     Goes on where it was stopped. Writes gradebook.db, grades.csv, manual.csv (enter points of parts marked by hand
-    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end.
+    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end, or
+    if a cell of it was stopped because it took too long.
     """
+    _refuse_windows()
     from ncutil.press.classroom import collect, gradebook, problems
 
     project = Project.find()
@@ -164,13 +167,14 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
     _summary(course, grades, waiting, strays)
 
 
-def _read_sets(project: Project, names: Iterable[str], seed: int) -> "list[ProblemSet]":
+def _read_sets(project: Project, names: Sequence[str], seed: int) -> "list[ProblemSet]":
     from ncutil.press.classroom.problems import read_set
 
     found = []
-    for name in names:
-        click.echo(f"{name}: running the instructor's version (seed {seed})", err=True)
-        found.append(read_set(project, name, seed))
+    with _progress(len(names), "set") as step:
+        for name in names:
+            found.append(read_set(project, name, seed))
+            step(f"{name}, the instructor's version, with seed {seed}")
     return found
 
 
@@ -201,6 +205,7 @@ def _bring_up_to_date(
 
     records: dict[tuple[str, str], Record] = {}
     waiting, judged, outdated = [], 0, 0
+    other_parts: set[str] = set()
 
     def settle(one: "Submission", outcome: "Callable[[], Record]") -> None:
         """Judge a submission and keep its record; whatever goes wrong costs this one its turn, and no other."""
@@ -211,12 +216,14 @@ def _bring_up_to_date(
                 "judge_key": item.judge_key,
                 "judged": judging.judge(item, record),
                 "remark": judging.remark(item, record),
+                "timed_out": judging.timed_out(item, record),
             }
             collect.keep(course, record)
         except Exception as error:
             # Not kept: the next grading tries it again.
             record = collect.lost(item, one, error)
-            record |= {"judge_key": item.judge_key, "judged": judging.judge(item, record), "remark": ""}
+            judged = judging.judge(item, record)
+            record |= {"judge_key": item.judge_key, "judged": judged, "remark": "", "timed_out": []}
         records[one.student, one.name] = record
 
     for submission in submissions:
@@ -229,9 +236,16 @@ def _bring_up_to_date(
         elif regrade:
             settle(submission, partial(dict, record))
             judged += 1
+        elif record["judged"].keys() != {part.id for part in item.parts}:
+            other_parts.add(item.name)
         else:
             records[submission.student, submission.name] = record
             outdated += 1
+    if other_parts:
+        raise PressError(
+            f"{', '.join(sorted(other_parts))}: parts were added, renamed or taken away since submissions were graded; "
+            "--regrade runs and judges those again"
+        )
     kept = len(records) - judged
     click.echo(f"{len(submissions)} submissions: {len(waiting)} to run, {judged} judged again, {kept} up to date")
     if outdated:
@@ -249,13 +263,11 @@ def _bring_up_to_date(
         futures = {
             pool.submit(collect.run_submission, sets[one.name], one, tool, collect.LIMITS): one for one in waiting
         }
-        with tqdm(total=len(waiting), unit="submission", disable=None) as bar:
-            for number, future in enumerate(as_completed(futures), 1):
+        with _progress(len(waiting), "submission") as step:
+            for future in as_completed(futures):
                 one = futures[future]
                 settle(one, future.result)
-                bar.update()
-                if bar.disable:
-                    click.echo(f"{number} of {len(waiting)}: {one.student}, {one.name}", err=True)
+                step(f"{one.student}, {one.name}")
     except KeyboardInterrupt:
         click.echo("\ninterrupted; what was graded is kept", err=True)
         os._exit(130)
@@ -265,12 +277,13 @@ def _bring_up_to_date(
 
 
 def _has_to_run(record: "Record", submission: "Submission", item: "ProblemSet", regrade: bool) -> bool:
-    """Whether something else was handed in; under --regrade also whether it would be asked something else."""
+    """Whether something else was handed in; under --regrade also whether it is asked something else, or was stopped."""
     from ncutil.press.classroom import collect
 
     if record["submission"] != collect.fingerprint(submission):
         return True
-    return regrade and (record["run_key"] != item.run_key or record["status"] not in ("done", "not run"))
+    stopped = record["status"] not in ("done", "not run") or record.get("timed_out")
+    return regrade and bool(record["run_key"] != item.run_key or stopped)
 
 
 def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", strays: dict[str, list[str]]) -> int:
@@ -292,6 +305,7 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
     present = [grade for grade in grades if grade.record]
     stopped = [grade for grade in present if grade.status.startswith("stopped")]
     not_run = [grade for grade in present if grade.status == "not run"]
+    timeouts = [grade for grade in present if grade.timeouts]
     late = sum(grade.late not in ("", "unknown") for grade in present)
     click.echo(
         f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand"
@@ -300,12 +314,14 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
         click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}"), fg="yellow")
+    for grade in timeouts:
+        click.secho(f"{grade.student}, {grade.problem_set.name}: out of time in {grade.timeouts}", fg="yellow")
     for student, lines in strays.items():
         for line in lines:
             click.secho(printable(f"{student}: {line}"), fg="yellow")
-    if stopped or not_run or strays:
+    if stopped or not_run or timeouts or strays:
         lost = sum(map(len, strays.values()))
         raise PressError(
-            f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised: "
-            "see report.html"
+            f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised, "
+            f"{len(timeouts)} with a cell that took too long: see report.html"
         )

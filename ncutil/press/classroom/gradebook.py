@@ -17,7 +17,7 @@ from ncutil.press.classroom.problems import ProblemSet
 from ncutil.press.project import PressError
 
 MARKS = ("student", "set", "part", "points", "of", "comment", "submission")
-GRADES = ("student", "name", "set", "score", "of", "to_mark", "status", "late", "handed_in", "note")
+GRADES = ("student", "name", "set", "score", "of", "to_mark", "status", "late", "handed_in", "out_of_time", "note")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -47,13 +47,17 @@ class Grade:
         if self.record is None:
             return {}
         scores = {part: judged["score"] for part, judged in self.record["judged"].items()}
-        return scores | {part: mark.points for part, mark in self.current.items() if mark.points is not None}
+        return scores | {part: mark.points for part, mark in self.current.items() if self.is_overruled(part)}
 
     @property
     def current(self) -> dict[str, Mark]:
         """Marks of what is handed in now: not those of an earlier submission."""
         submission = self.record["submission"] if self.record else ""
         return {part: mark for part, mark in self.marks.items() if mark.submission in ("", submission)}
+
+    def is_overruled(self, part: str) -> bool:
+        """Whether a teacher has given the points of a part."""
+        return part in self.current and self.current[part].points is not None
 
     @property
     def score(self) -> float | None:
@@ -78,6 +82,12 @@ class Grade:
     def note(self) -> str:
         """What a teacher and the student should know about how it ran."""
         return "; ".join(filter(None, (self.record["note"], self.record["remark"]))) if self.record else ""
+
+    @property
+    def timeouts(self) -> str:
+        """The parts in which something was stopped because it took too long, such as "Part 2, Part 3"."""
+        late = self.record.get("timed_out", ()) if self.record else ()
+        return ", ".join(part.title.partition(":")[0] for part in self.problem_set.parts if part.id in late)
 
     @property
     def late(self) -> str:
@@ -200,6 +210,7 @@ def write_grades(course: Course, grades: Iterable[Grade]) -> None:
                 grade.status,
                 grade.late,
                 grade.handed_in.isoformat(sep=" ", timespec="seconds") if grade.handed_in else "",
+                grade.timeouts,
                 grade.note,
             )
         )

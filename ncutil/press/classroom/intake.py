@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nbformat import NotebookNode
 
@@ -24,6 +24,9 @@ CELLS = 1000
 
 ENTRIES = 30
 """Words that nbgrader or a kernel may say of a cell or a notebook; they say about eight."""
+
+LEVELS = 3
+"""Dicts in dicts that are kept of it: a release says of each part what it is called."""
 
 WORDS = 200
 """Characters of a stranger's names that a line repeats."""
@@ -193,16 +196,20 @@ def _cell(given: Any) -> NotebookNode:
 
 
 def _kept(given: dict[str, Any], names: Collection[str]) -> NotebookNode:
-    """The entries of these names in something's metadata, as far as they are flat."""
+    """The entries of these names in something's metadata, as far as they are small."""
     metadata = given.get("metadata")
     entries = {name: metadata.get(name) for name in names} if isinstance(metadata, dict) else {}
-    return NotebookNode(
-        {
-            name: NotebookNode({key: value for key, value in entry.items() if not isinstance(value, (list, dict))})
-            for name, entry in entries.items()
-            if isinstance(entry, dict) and len(entry) <= ENTRIES
-        }
-    )
+    return NotebookNode({name: _small(entry) for name, entry in entries.items() if _is_small(entry)})
+
+
+def _is_small(entry: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(entry, dict) and len(entry) <= ENTRIES
+
+
+def _small(entry: dict[str, Any], levels: int = LEVELS) -> NotebookNode:
+    """Numbers, words and truths of a dict and of the dicts in it; nothing that lies deeper, and no lists."""
+    deeper = {key: _small(value, levels - 1) for key, value in entry.items() if levels > 1 and _is_small(value)}
+    return NotebookNode({key: value for key, value in entry.items() if not isinstance(value, (list, dict))} | deeper)
 
 
 def language(notebook: NotebookNode) -> str:

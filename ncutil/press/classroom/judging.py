@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+import numpy as np
+
 from ncutil.asking import Ask, decode
 from ncutil.press.classroom.collect import Record, grade_id, parse_answers
 from ncutil.press.classroom.intake import printable
-from ncutil.press.classroom.problems import Part, ProblemSet, role
+from ncutil.press.classroom.problems import Part, ProblemSet, beginning, role
 from ncutil.press.classroom.runner import LONGEST
 
 SHOWN = 300
@@ -29,8 +31,15 @@ def remark(problem_set: ProblemSet, record: Record) -> str:
         name = cell.metadata.nbgrader.grade_id if role(cell) == "given" else ""
         found = answers.get(name)
         if isinstance(found, dict) and found.get("error") is not None:
-            return f"a given cell failed ({name}: {_text(found['error'])})"
+            return f"a given cell failed (`{beginning(cell.source)}`: {_text(found['error'])})"
     return ""
+
+
+def timed_out(problem_set: ProblemSet, record: Record) -> list[str]:
+    """Parts in which a cell, or a call of a function, was stopped because it took too long."""
+    answers = parse_answers(record["answers"])
+    late = {name for name, cell in answers.items() if isinstance(cell, dict) and cell.get("timed_out") is True}
+    return [part.id for part in problem_set.parts if late.intersection(_own_cells(problem_set, part))]
 
 
 def _own_cells(problem_set: ProblemSet, part: Part) -> list[str]:
@@ -79,10 +88,26 @@ def _check(ask: Ask, item: Any) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    """A plain value as a person would write it: six digits, arrays as lists, and no more than is shown.
+
+    >>> _short([np.eye(2), 1 / 3, -0.0, True, "a"])
+    "[[[1.0, 0.0], [0.0, 1.0]], 0.333333, 0.0, True, 'a']"
+    """
     try:
-        return " ".join(repr(value)[: 2 * SHOWN].split())
+        return _written(value)[: 2 * SHOWN]
     except Exception:  # lists within lists, deeper than can be shown
         return "something that cannot be shown"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        value = value.ravel()[:SHOWN].tolist() if value.size > SHOWN else value.tolist()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written, value[:SHOWN]))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_written(item)}' for key, item in list(value.items())[:SHOWN])}}}"
+    # A zero has no sign for a reader.
+    return repr(float(f"{value + 0.0:.6g}")) if isinstance(value, float) else " ".join(repr(value)[: 2 * SHOWN].split())
 
 
 def _text(value: Any) -> str:

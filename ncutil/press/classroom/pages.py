@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ncutil.press.classroom import collect
 from ncutil.press.classroom.collect import Course
 from ncutil.press.classroom.gradebook import Grade
-from ncutil.press.classroom.problems import Part, ProblemSet
+from ncutil.press.classroom.problems import Part, ProblemSet, rubric
 
 LONGEST = 20_000
 """Characters of a written answer that the class report shows."""
@@ -42,7 +43,11 @@ def write_feedback(course: Course, student: str, grades: Sequence[Grade], strays
     _write(
         path,
         _render(
-            "feedback.html.j2", title=f"Feedback for {course.roster[student] or student}", grades=grades, strays=strays
+            "feedback.html.j2",
+            title=f"Feedback for {course.roster[student] or student}",
+            grades=grades,
+            strays=strays,
+            cell_seconds=collect.CELL_SECONDS,
         ),
     )
     return path
@@ -75,21 +80,22 @@ def _about(problem_set: ProblemSet, grades: Sequence[Grade]) -> dict[str, Any]:
         for grade in handed_in
         for part in problem_set.parts
         for check in (grade.record or {})["judged"][part.id]["checks"]
-        if not check["passed"]
+        if not check["passed"] and not grade.is_overruled(part.id)
     )
     return {
         "title": problem_set.title,
         "handed_in": len(handed_in),
-        "picture": _histograms(problem_set, handed_in) if handed_in else "",
+        "pictures": _histograms(problem_set, handed_in) if handed_in else [],
         "parts": [_row(part, handed_in) for part in problem_set.parts],
         "failing": [(*what, number) for what, number in failing.most_common(10)],
         "missing": [_who(grade) for grade in grades if not grade.record],
         "late": [f"{_who(grade)}: {grade.late}" for grade in handed_in if grade.late not in ("", "unknown")],
         "undated": [_who(grade) for grade in handed_in if grade.late == "unknown"],
         "stopped": [f"{_who(grade)}: {grade.status}" for grade in handed_in if grade.status.startswith("stopped")],
+        "timeouts": [f"{_who(grade)}: out of time in {grade.timeouts}" for grade in handed_in if grade.timeouts],
         "not_run": [f"{_who(grade)}: {grade.note}" for grade in handed_in if grade.status == "not run"],
         "notes": [f"{_who(grade)}: {grade.note}" for grade in handed_in if grade.status != "not run" and grade.note],
-        "to_mark": [found for part in problem_set.parts if (found := _answers(problem_set, part, handed_in))[2]],
+        "to_mark": [found for part in problem_set.parts if (found := _answers(problem_set, part, handed_in))["texts"]],
     }
 
 
@@ -109,35 +115,37 @@ def _row(part: Part, grades: Sequence[Grade]) -> dict[str, Any]:
     }
 
 
-def _answers(problem_set: ProblemSet, part: Part, grades: Sequence[Grade]) -> tuple[str, str, list[tuple[str, str]]]:
+def _answers(problem_set: ProblemSet, part: Part, grades: Sequence[Grade]) -> dict[str, Any]:
     waiting = [grade for grade in grades if part.id in grade.to_mark]
     texts = [(_who(grade), str((grade.record or {})["texts"].get(part.id, ""))[:LONGEST]) for grade in waiting]
     cells = problem_set.source.cells
     model = next(cell.source for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == part.id)
-    return part.title, model, texts
+    return {"title": part.title, "rubric": rubric(problem_set.source, part.id), "model": model, "texts": texts}
 
 
-def _histograms(problem_set: ProblemSet, grades: Sequence[Grade]) -> str:
-    """A small histogram of points for each part and for the sum, as PNG in base64."""
-    from matplotlib.figure import Figure
-
+def _histograms(problem_set: ProblemSet, grades: Sequence[Grade]) -> list[tuple[str, int, str]]:
+    """For each part and for the sum: title, how many wait for a mark, and a histogram of the points of the others."""
     panels: list[tuple[str, float, list[float | None]]] = []
     for part in problem_set.parts:
         panels.append((part.title.partition(":")[0], part.points, [grade.scores[part.id] for grade in grades]))
     panels.append(("Sum so far", problem_set.points, [grade.score for grade in grades]))
-    columns = 4
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(9, 2.1 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax, (title, points, scores) in zip(axes, panels, strict=False):
+    found = []
+    for title, points, scores in panels:
         known = [score for score in scores if score is not None]
-        ax.hist(known, bins=np.linspace(0, points, min(int(points), 10) + 1), color="0.45", edgecolor="white")
-        ax.set_title(title, fontsize="small")
-        ax.set(xlim=(0, points), xlabel=f"points of {points:g}")
-        ax.yaxis.get_major_locator().set_params(integer=True)
-        ax.tick_params(labelsize="small")
-    for ax in list(axes)[len(panels) :] or figure.axes[len(panels) :]:
-        ax.set_visible(False)
+        found.append((title, len(scores) - len(known), _histogram(points, known) if known else ""))
+    return found
+
+
+def _histogram(points: float, scores: Sequence[float]) -> str:
+    """A picture as PNG in base64."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(3, 1.9), layout="constrained")
+    ax = figure.subplots()
+    ax.hist(scores, bins=np.linspace(0, points, min(int(points), 10) + 1).tolist(), color="0.45", edgecolor="white")
+    ax.set(xlim=(0, points), xlabel=f"points of {points:g}", ylabel="students")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=150)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -11,7 +11,8 @@ import io
 import re
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from ncutil.press.skip import digest, key
 
 REGIONS = {"solution": ("BEGIN SOLUTION", "END SOLUTION"), "hidden": ("BEGIN HIDDEN TESTS", "END HIDDEN TESTS")}
 """nbgrader's marks around what a student must not see."""
+
+PICTURES = 2**31 + 4
+"""The seed of the pictures in hints, beyond those of classes: a picture of a class's own numbers would show answers."""
 
 SHORT = 12
 """Lines of a solution with fewer characters say nothing: `x = 1` may stand anywhere."""
@@ -50,7 +54,7 @@ class ProblemSet:
 
     source : with solutions, hidden tests and complete nbgrader metadata
     released : the students' version
-    files : what the instructor's version wrote, by name: pictures for hints, data drawn for the class
+    files : data of the class, which the instructor's version wrote, by name
     run_key, judge_key : change where submissions have to be run again, or only judged again
     """
 
@@ -105,16 +109,17 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     """A problem set with the numbers of a class; runs the instructor's version once for what it answers."""
     chapter = read_chapter(project.notebooks / "assignments" / f"{name}.md")
     source = chapter.with_parameters({"seed": seed})
-    for number, cell in enumerate(source.cells):
-        _complete(cell, number)
-    asks, files = _run(name, source)
+    for cell in source.cells:
+        _complete(cell)
+    _tell_twins_apart(source)
+    asks, written = _run(name, source)
+    files = {file: content for file, content in written.items() if not _is_picture(file)}
     parts = tuple(_parts(name, source, asks))
-    released = release(name, seed, source)
+    released = release(name, seed, source, parts)
     depends = key(project, chapter, {"seed": seed})
-    data = [file + digest(content) for file, content in files.items() if not file.endswith(".png")]
+    data = [file + digest(content) for file, content in files.items()]
     shared = [str(depends[part]) for part in ("modules", "pins")] + data
-    given = [cell.source for cell in released.cells if cell.cell_type == "code"]
-    inputs = [str([(ask.name, encode(ask.inputs)) for ask in part.asks]) for part in parts]
+    inputs = [str((part.id, [(ask.name, encode(ask.inputs)) for ask in part.asks])) for part in parts]
     return ProblemSet(
         chapter=chapter,
         seed=seed,
@@ -122,18 +127,39 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
         released=released,
         parts=parts,
         files=files,
-        run_key=digest(*shared, *given, *inputs),
-        judge_key=digest(*shared, str(seed), *(cell.source for cell in source.cells if role(cell) != "text")),
+        run_key=digest(*shared, *_contents(released), *inputs),
+        judge_key=digest(*shared, str(seed), *_contents(source)),
     )
 
 
-def _complete(cell: NotebookNode, number: int) -> None:
-    """Fill in the nbgrader metadata that follows from what an author writes."""
+GIVEN = "given-"
+"""What names of given cells begin with."""
+
+
+def pictures(project: Project, name: str) -> dict[str, bytes]:
+    """The pictures in the hints of a set, by name of the file: drawn with the numbers of no class."""
+    chapter = read_chapter(project.notebooks / "assignments" / f"{name}.md")
+    source = chapter.with_parameters({"seed": PICTURES})
+    for cell in source.cells:
+        _complete(cell)
+    _, written = _run(name, source)
+    return {file: content for file, content in written.items() if _is_picture(file)}
+
+
+def _is_picture(file: str) -> bool:
+    return file.endswith(".png")
+
+
+def _complete(cell: NotebookNode) -> None:
+    """Fill in the nbgrader metadata that follows from what an author writes.
+
+    A given cell is named by its content: a number would name another cell once a cell before it is added.
+    """
     given = cell.metadata.get("nbgrader")
     if given is None:
         if cell.cell_type != "code":
             return
-        given = {"grade_id": f"given-{number}"}
+        given = {"grade_id": f"{GIVEN}{digest(cell.source)[:8]}"}
     solution = bool(given.get("solution", False))
     cell.metadata["nbgrader"] = NotebookNode(
         {
@@ -148,6 +174,17 @@ def _complete(cell: NotebookNode, number: int) -> None:
     )
 
 
+def _tell_twins_apart(source: NotebookNode) -> None:
+    """Two given cells with the same content get different names."""
+    seen = Counter[str]()
+    for cell in source.cells:
+        if role(cell) == "given":
+            name = cell.metadata.nbgrader.grade_id
+            seen[name] += 1
+            if seen[name] > 1:
+                cell.metadata.nbgrader.grade_id = f"{name}-{seen[name]}"
+
+
 def role(cell: NotebookNode) -> str:
     """What a cell is: "text", "given", "solution", "tests" or "by hand"."""
     grading = cell.metadata.get("nbgrader")
@@ -156,6 +193,17 @@ def role(cell: NotebookNode) -> str:
     if grading["grade"]:
         return "by hand" if grading["solution"] else "tests"
     return "solution" if grading["solution"] else "given"
+
+
+def _contents(notebook: NotebookNode) -> list[str]:
+    """Names and sources of the cells that are run or graded; texts are neither."""
+    cells = [cell for cell in notebook.cells if role(cell) != "text"]
+    return [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in cells]
+
+
+def beginning(source: str) -> str:
+    """The first line of a cell, which tells its reader which one is meant."""
+    return (source.strip().splitlines() or ["nothing"])[0]
 
 
 def _is_private(cell: NotebookNode) -> bool:
@@ -168,6 +216,17 @@ def headings(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
         if cell.cell_type == "markdown":
             for match in re.finditer(r"^#{1,2} +(.+)$", cell.source, re.MULTILINE):
                 yield number, match[1]
+
+
+def rubric(source: NotebookNode, part: str) -> list[tuple[str, str]]:
+    """What a part that is read by a person gives points for: rows of the table `| points | for |` in its text."""
+    rows: list[tuple[str, str]] = []
+    for cell in source.cells:
+        if role(cell) == "text":
+            rows = re.findall(r"^\| (\d+) \| (.+) \|$", cell.source, re.MULTILINE) or rows
+        elif cell.metadata.nbgrader.grade_id == part:
+            break
+    return rows
 
 
 def _run(name: str, source: NotebookNode) -> tuple[dict[str, list[Ask]], dict[str, bytes]]:
@@ -214,8 +273,11 @@ def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Itera
         yield Part(part, [title for at, title in titles if at < number][-1], points, asked)
 
 
-def release(name: str, seed: int, source: NotebookNode) -> NotebookNode:
-    """The students' version, made by nbgrader, and looked through once more for what must not be in it."""
+def release(name: str, seed: int, source: NotebookNode, parts: Iterable[Part]) -> NotebookNode:
+    """The students' version, made by nbgrader, and looked through once more for what must not be in it.
+
+    Its metadata say which parts there are: `ncutil class check` cannot see otherwise that one was deleted.
+    """
     from nbgrader import preprocessors as steps
 
     notebook = copy.deepcopy(source)
@@ -229,17 +291,18 @@ def release(name: str, seed: int, source: NotebookNode) -> NotebookNode:
         steps.ClearOutput,
         steps.ClearHiddenTests,
         steps.ClearMarkScheme,
-        steps.ComputeChecksums,
-        steps.CheckCellMetadata,
     ):
         notebook, _ = step().preprocess(notebook, {})
     for cell in notebook.cells:
+        # What was cut out leaves empty lines; checksums are of what students get.
         cell.source = cell.source.rstrip()
+    for step in (steps.ComputeChecksums, steps.CheckCellMetadata):
+        notebook, _ = step().preprocess(notebook, {})
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = NotebookNode(
-        {"kernelspec": kernel, "language_info": language, "ncutil": {"set": name, "seed": seed}}
-    )
+    parts_of = {part.id: {"title": part.title, "by_hand": part.by_hand} for part in parts}
+    about = {"set": name, "seed": seed, "parts": parts_of}
+    notebook.metadata = NotebookNode({"kernelspec": kernel, "language_info": language, "ncutil": about})
     text = "\n".join(cell.source for cell in notebook.cells)
     leaked = [line for line in secrets(source) if line in text]
     if leaked:
@@ -264,11 +327,11 @@ def secrets(source: NotebookNode) -> set[str]:
     return {line for line in hidden if len(line) >= SHORT and line not in visible}
 
 
-def write_release(folder: Path, problem_set: ProblemSet) -> Path:
+def write_release(folder: Path, problem_set: ProblemSet, drawn: Mapping[str, bytes]) -> Path:
     """Write the folder that students get of one set: notebook, pictures of its hints, data of the class."""
     target = folder / problem_set.name
     target.mkdir(parents=True, exist_ok=True)
-    for file, content in problem_set.files.items():
+    for file, content in {**problem_set.files, **drawn}.items():
         (target / file).write_bytes(content)
     write_json(target / f"{problem_set.name}.ipynb", problem_set.released)
     return target

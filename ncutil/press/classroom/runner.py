@@ -1,7 +1,7 @@
 """The process in which a submission runs: `python -m ncutil.press.classroom.runner TASK ANSWERS`.
 
 It executes cells, answers what is asked by name, and writes data. It is told no expected value, and nothing that it
-writes is a score, so there is nothing in it to be won. Answers are written out after every part: a submission that
+writes is a score, so there is nothing in it to be won. Answers are written out after every cell: a submission that
 ends its own process keeps what it had answered before.
 """
 
@@ -26,25 +26,27 @@ Answers = dict[str, Any]
 
 
 def perform(task: dict[str, Any], shell: Any, tell: Callable[[Answers], None]) -> Answers:
-    """Execute the cells of a task in an IPython shell and answer what each asks; `tell` is called after every part.
+    """Execute the cells of a task in an IPython shell and answer what each asks; `tell` is called after every cell.
 
     A task holds `cells`, each with `id`, `sources` and `asks` (`name`, and `inputs` or None), and `cell_seconds`. The
-    answer to a cell holds its first `error`, or None, and to each ask either `values` or an `error`.
+    answer to a cell holds its last `error`, or None; to each ask either `values` or an `error`; and `timed_out`,
+    whether the cell or a call that it asks for was stopped because it took too long.
     """
     answers: Answers = {}
     for cell in task["cells"]:
-        with _time_limit(task["cell_seconds"]):
-            error = None
+        error: str | None = None
+        alarms: list[float] = []
+        with _time_limit(task["cell_seconds"], alarms):
             for source in cell["sources"]:
                 error = _run(shell, source) or error
         given = []
         for ask in cell["asks"]:
-            with _time_limit(task["cell_seconds"]):
-                given.append(_answer(shell.user_ns, ask))
-        answers[cell["id"]] = {"error": error, "asks": given}
-        if cell["asks"]:
-            tell(answers)
-    tell(answers)
+            said: Answers = {"error": "out of time"}
+            with _time_limit(task["cell_seconds"], alarms):
+                said = _answer(shell.user_ns, ask)
+            given.append(said)
+        answers[cell["id"]] = {"error": error, "asks": given, "timed_out": bool(alarms)}
+        tell(answers)
     return answers
 
 
@@ -86,16 +88,17 @@ def _answer(names: dict[str, Any], ask: dict[str, Any]) -> dict[str, Any]:
 
 def _words(error: BaseException) -> str:
     try:
-        return f"{type(error).__name__}: {error}"[:LENGTH]
+        return f"{type(error).__name__}: {error}"[:LENGTH].removesuffix(": ")
     except BaseException:
         return "an error that cannot be put into words"
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def _time_limit(seconds: float, alarms: list[float]) -> Iterator[None]:
     """Interrupt what takes too long, so that the parts behind it are still run; the sandbox limits the whole."""
 
     def late(*_: Any) -> None:
+        alarms.append(seconds)
         raise TimeoutError(f"stopped after {seconds:g} seconds")
 
     signal.signal(signal.SIGALRM, late)
