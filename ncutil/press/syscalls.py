@@ -1,9 +1,9 @@
 """Which system calls a submission may not make: a small filter that the kernel runs before each (seccomp, in BPF).
 
-Everything is allowed but a list: what reaches into other processes (also those of the sandbox itself, which run as the
-same user), keys of the user who grades, parts of the kernel that no notebook needs and that had holes, further mounts
-and namespaces, memory that counts for no process, and families of sockets that know no network namespace. The calls
-that are not allowed fail with EPERM; the rest of the program goes on.
+Everything is allowed but a list: calls that take over other processes (also those of the sandbox itself, which run as
+the same user), keys of the user who grades, parts of the kernel that no notebook needs and that had holes, mounts and
+namespaces, memory that counts for no process, and families of sockets that know no network namespace. What is on the
+list fails with EPERM; the rest of the program goes on.
 
 The numbers are those of `asm/unistd_64.h` (x86_64) and `asm-generic/unistd.h` (aarch64) in the kernel's sources; other
 machines have no filter.
