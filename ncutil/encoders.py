@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,69 @@ TEXT = Recipe(examples=1000, held_out=500, length=40, epochs=15, every=3, batch=
 PAPER = Recipe(examples=3000, held_out=400, length=128, epochs=10, every=1, batch=32, rate=2e-4, dropout=0.1)
 """For `train_all`: BERT on a GPU."""
 
-TEXT_GROUPS: dict[str, tuple[str, Pair, Pair]] = {
-    "mixed": ("minilm", ("subjectivity", "commonsenseqa"), ("polarity", "mathqa")),
-    "hard": ("minilm", ("commonsenseqa", "mathqa"), ("pawsx_en", "pawsx_de")),
-}
-"""Model, Alice's tasks and Bob's in the groups for `train_top`: an easy and a hard task each, or all of them hard."""
 
-GROUPS: dict[str, tuple[str, Pair, Pair]] = {
-    "mixed": ("bert-base-uncased", ("sst2", "commonsenseqa"), ("mrpc", "mathqa")),
-    "multilingual": ("bert-base-multilingual-cased", ("pawsx_en", "pawsx_fr"), ("pawsx_de", "pawsx_es")),
+@dataclass(frozen=True)
+class Group:
+    """Four tasks: the encoder that learns them, Alice's two and Bob's two, and how alpha follows the rank."""
+
+    model: str
+    alice: Pair
+    bob: Pair
+    tie: str = "sqrt"
+
+
+TEXT_GROUPS = {
+    "mixed": Group("minilm", ("subjectivity", "commonsenseqa"), ("polarity", "mathqa")),
+    "hard": Group("minilm", ("commonsenseqa", "mathqa"), ("pawsx_en", "pawsx_de")),
+    "mixed, alpha = 2r": Group("minilm", ("subjectivity", "commonsenseqa"), ("polarity", "mathqa"), "linear"),
 }
-"""The paper's two groups: model, Alice's tasks, Bob's. Models and data sets are the paper's, who has which is ours."""
+"""The groups for `train_top`: an easy and a hard task each, or all of them hard; and the first under another tie."""
+
+GROUPS = {
+    "mixed": Group("bert-base-uncased", ("sst2", "commonsenseqa"), ("mrpc", "mathqa")),
+    "multilingual": Group("bert-base-multilingual-cased", ("pawsx_en", "pawsx_fr"), ("pawsx_de", "pawsx_es")),
+}
+"""The paper's two groups. Models and data sets are the paper's, who has which is ours."""
+
+
+def train_groups(
+    study: str,
+    ranks: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    store: str | Path,
+    data: str | Path | None = None,
+    models: str | Path | None = None,
+    examples: int | None = None,
+    dry: bool = False,
+) -> pd.DataFrame:
+    """Every group of a study, with a column `group` and one for the `tie`.
+
+    Parameters
+    ----------
+    study : "text", `TEXT_GROUPS` by `train_top`, or "paper", `GROUPS` by `train_all`
+    ranks, seeds, store, data : as in `train_top`
+    models : folder that holds the encoders, each in a folder of its name; by default the package or the hub
+    examples : to train on of each task, and to hold out at most; by default what the recipe says
+    dry : read every model and data set, train nothing, and give an empty table
+
+    Raises ValueError for an unknown study, and what `train_top` raises, before anything is computed.
+    """
+    if study not in ("text", "paper"):
+        raise ValueError(f"studies with real text are text and paper; got {study!r}")
+    train, recipe, groups = (train_top, TEXT, TEXT_GROUPS) if study == "text" else (train_all, PAPER, GROUPS)
+    if examples:
+        recipe = replace(recipe, examples=examples, held_out=min(examples, recipe.held_out))
+    frames = []
+    for name, group in groups.items():
+        model = Path(models).expanduser() / group.model if models else group.model
+        own = replace(recipe, tie=group.tie)
+        if dry:
+            _ready(model, group.alice, group.bob, ranks, seeds, data, own)
+            continue
+        frame = train(model, group.alice, group.bob, ranks, seeds, store=store, data=data, recipe=own)
+        frames.append(frame.assign(group=name, tie=group.tie))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def train_top(
@@ -131,9 +183,8 @@ def train_top(
     ValueError
         Tasks that are not two by two, a rank below 1 or above the width, or what `texts` finds wrong.
     """
-    tasks = {name: as_yes_no(task) for name, task in _tasks(alice, bob, ranks, seeds, data, recipe).items()}
-    encoder, tokenizer = load_encoder(model)
-    _check_width(ranks, encoder.config.hidden_size)
+    found, encoder, tokenizer = _ready(model, alice, bob, ranks, seeds, data, recipe)
+    tasks = {name: as_yes_no(task) for name, task in found.items()}
     weights, folder = digest(encoder), Path(store)
     states = {
         (name, split): frozen_states(encoder, tokenizer, getattr(task, split), recipe.length, folder, weights)
@@ -150,7 +201,7 @@ def train_top(
                 return _train_top(encoder.encoder.layer[-1], (alice, bob), tasks, states, ranks, seed, recipe)
 
             frames.append(stored(folder / f"top-{key}.csv", compute))
-    return _wide(pd.concat(frames, ignore_index=True), (alice, bob), tasks)
+    return _wide(pd.concat(frames, ignore_index=True), (alice, bob), tasks, recipe)
 
 
 def _train_top(
@@ -227,7 +278,7 @@ def _rows(a: dict[str, dict[str, Array]], b: dict[str, dict[str, Array]]) -> pd.
 _MEASURED = ["c", "acc_a", "acc_b", "loss_a", "loss_b", "spread_a", "spread_b"]
 
 
-def _wide(table: pd.DataFrame, pairs: Sequence[Pair], tasks: dict[str, Task]) -> pd.DataFrame:
+def _wide(table: pd.DataFrame, pairs: Sequence[Pair], tasks: dict[str, Task], recipe: Recipe) -> pd.DataFrame:
     """The four contexts of a run side by side, as `lora.train` gives them."""
     wide = table.pivot(index=["seed", "epoch", "outcomes", "rank"], columns="context", values=_MEASURED)
     wide.columns = wide.columns.map("".join)
@@ -238,7 +289,8 @@ def _wide(table: pd.DataFrame, pairs: Sequence[Pair], tasks: dict[str, Task]) ->
         # `lora.diverged` counts in units of what guessing between two classes costs.
         answers = max(tasks[task].outputs, tasks[task].options)
         wide[name] *= math.log(2) / math.log(answers)
-    lost = pd.concat([pd.Series(lora.diverged(part), part.index) for _, part in wide.groupby("seed")])
+    updates = math.ceil(recipe.examples / recipe.batch)
+    lost = pd.concat([pd.Series(lora.diverged(part, updates), part.index) for _, part in wide.groupby("seed")])
     by_head = [name for name in map(str, wide) if name.startswith(("loss_", "spread_"))]
     return lora.measures(wide.drop(columns=by_head).assign(diverged=lost))
 
@@ -262,10 +314,8 @@ def train_all(
 
     Parameters, result and errors are those of `train_top`.
     """
-    tasks = _tasks(alice, bob, ranks, seeds, data, recipe)
     library("peft")
-    encoder, tokenizer = load_encoder(model)
-    _check_width(ranks, encoder.config.hidden_size)
+    tasks, encoder, tokenizer = _ready(model, alice, bob, ranks, seeds, data, recipe)
     coded = {
         name: {split: _code(tokenizer, task, split, recipe.length) for split in ("train", "test")}
         for name, task in tasks.items()
@@ -282,7 +332,7 @@ def train_all(
             return table.assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
 
         tables.append(stored(Path(store) / f"run-{key}.csv", compute))
-    return _wide(pd.concat(tables, ignore_index=True), (alice, bob), tasks)
+    return _wide(pd.concat(tables, ignore_index=True), (alice, bob), tasks, recipe)
 
 
 @dataclass(frozen=True)
@@ -374,18 +424,27 @@ def _number(*stream: int) -> int:
     return int(np.random.default_rng(stream).integers(2**62))
 
 
-def _tasks(
-    alice: Pair, bob: Pair, ranks: Sequence[int], seeds: Sequence[int], data: str | Path | None, recipe: Recipe
-) -> dict[str, Task]:
+def _ready(
+    model: str | Path,
+    alice: Pair,
+    bob: Pair,
+    ranks: Sequence[int],
+    seeds: Sequence[int],
+    data: str | Path | None,
+    recipe: Recipe,
+) -> tuple[dict[str, Task], Any, Any]:
+    """The tasks by name, the encoder and its tokenizer; ValueError for whatever is wrong with what a study is given."""
     for pair in (alice, bob):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
             example = "('sst2', 'commonsenseqa') and ('mrpc', 'mathqa')"
             raise ValueError(f"tasks are two by two, such as {example}; got {alice!r} and {bob!r}")
-    for what, given in (("ranks", ranks), ("seeds", seeds)):
-        if not len(given) or len(set(given)) < len(given) or min(given) < (what == "ranks"):
-            raise ValueError(f"need {what}, each once, none below {int(what == 'ranks')}; got {list(given)}")
+    lora.check_numbers("ranks", ranks, 1)
+    lora.check_numbers("seeds", seeds, 0)
     names = dict.fromkeys([*alice, *bob])
-    return {name: read_task(name, recipe.examples, recipe.held_out, data=data) for name in names}
+    tasks = {name: read_task(name, recipe.examples, recipe.held_out, data=data) for name in names}
+    encoder, tokenizer = load_encoder(model)
+    _check_width(ranks, encoder.config.hidden_size)
+    return tasks, encoder, tokenizer
 
 
 def _check_width(ranks: Sequence[int], width: int) -> None:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, cast
 
 import numpy as np
@@ -38,8 +39,11 @@ TIES = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
 """How alpha grows with the rank: alpha = ALPHA * r**power. All ties agree at rank 1."""
 
 ALPHA = 2.0
-LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 60
-"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of epochs."""
+LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 480
+"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of updates.
+
+Updates and not epochs: they mean the same whatever the number of samples.
+"""
 
 CONTEXTS = ("11", "12", "21", "22")
 
@@ -71,10 +75,10 @@ class Adapter(nn.Module):
     def __init__(self, base: nn.Linear, ranks: Sequence[int], seeds: Sequence[Any], tie: str = "sqrt") -> None:
         super().__init__()
         out, inputs = base.weight.shape
-        if not ranks or not all(1 <= rank <= min(out, inputs) for rank in ranks):
+        if not ranks or not all(_whole(rank) and 1 <= rank <= min(out, inputs) for rank in ranks):
             raise ValueError(
                 f"a layer of {inputs} inputs and {out} outputs takes ranks from 1 to {min(out, inputs)}; "
-                f"got {list(ranks)}"
+                f"got {list(dict.fromkeys(ranks))}"
             )
         if len(seeds) != len(ranks):
             raise ValueError(f"need a seed per replica; got {len(seeds)} for {len(ranks)} ranks")
@@ -84,10 +88,11 @@ class Adapter(nn.Module):
         for rows, rank, seed in zip(a, ranks, seeds, strict=True):
             rows[:rank] = np.random.default_rng(seed).uniform(-1, 1, (rank, inputs)) / math.sqrt(inputs)
         self.base = base.requires_grad_(False)
-        self.a = nn.Parameter(torch.tensor(a))
-        self.b = nn.Parameter(torch.zeros(len(ranks), out, max(ranks)))
+        dtype = base.weight.dtype
+        self.a = nn.Parameter(torch.tensor(a, dtype=dtype))
+        self.b = nn.Parameter(torch.zeros(len(ranks), out, max(ranks), dtype=dtype))
         scale = ALPHA * np.array(ranks, float) ** (TIES[tie] - 1)
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32)[:, None, None])
+        self.register_buffer("scale", torch.tensor(scale, dtype=dtype)[:, None, None])
         self.merged: int | None = None
 
     @property
@@ -138,7 +143,7 @@ def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], tie: str
 
 
 class Replicas(nn.Module):
-    """Adapted encoders with Alice's head and Bob's, for all contexts and ranks of one seed.
+    """Adapted encoders with Alice's head and Bob's, for all contexts and ranks of one seed, as precise as the model.
 
     States are as wide as the adapted layers. Replicas are ordered by rank, then context 11, 12, 21, 22. The head of a
     task starts alike in both of its contexts.
@@ -148,12 +153,13 @@ class Replicas(nn.Module):
         super().__init__()
         each = [rank for rank in ranks for _ in CONTEXTS]
         self.encoder = adapt(model, each, [seed] * len(each), tie)
-        width = next(module.b.shape[1] for module in self.encoder.modules() if isinstance(module, Adapter))
+        b = next(module.b for module in self.encoder.modules() if isinstance(module, Adapter))
+        width = b.shape[1]
         drawn = np.random.default_rng([seed, 0, 1]).uniform(-1, 1, (2, 2, width)) / math.sqrt(width)
         pairs = [(drawn[0, i], drawn[1, j]) for i in (0, 1) for j in (0, 1)]
         start = np.tile(np.array(pairs, np.float32), (len(ranks), 1, 1))
-        self.weight = nn.Parameter(torch.tensor(start))  # (R, 2 heads, width)
-        self.bias = nn.Parameter(torch.zeros(len(each), 2))
+        self.weight = nn.Parameter(torch.tensor(start, dtype=b.dtype))  # (R, 2 heads, width)
+        self.bias = nn.Parameter(torch.zeros(len(each), 2, dtype=b.dtype))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (R, samples, 2) for inputs (R, sides, samples, words): one side if both heads see the same, or two."""
@@ -226,11 +232,17 @@ def train(
         - `acc_a11` ... `acc_a22` : accuracy (0 to 1) of Alice's head of task i in context (i, j)
         - `acc_b11` ... `acc_b22` : accuracy of Bob's head of task j in context (i, j)
         - `loss` : training loss in nats, mean over contexts of the sum over heads
-        - `diverged` : True on all rows of a run that `diverged` marks at one of its recorded epochs
+        - `diverged` : True on all rows of a run that `diverged` marks by what was recorded of it
         - and what `measures` adds: `s`, `s0`, `s_odd`, `delta`, `measure`, `accuracy`
 
         A study of several groups of tasks puts a column `group` in front ("mixed", "hard", "easy", "multilingual").
         Tables of other encoders that go through the same chapter have the same columns, with all digits.
+
+    Raises
+    ------
+    ValueError
+        Tasks that are not two by two or of different size, ranks that are no whole numbers from 1 to the layer's
+        width, and other settings that make no sense.
     """
     _check(tasks, ranks, seeds, epochs, rate, batch)
     kept = [epochs] if record is None else sorted(set(record))
@@ -242,8 +254,14 @@ def train(
         replicas = Replicas(model, ranks, seed, tie)
         return _run(replicas, seen, held, ranks, seed, epochs, rate, batch, kept)
 
-    with ThreadPoolExecutor(_cores()) as pool:
-        frames = list(pool.map(one, seeds))
+    threads = torch.get_num_threads()
+    try:
+        # One thread a seed: more gain little at this size, and change the last digits.
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            frames = list(pool.map(one, seeds))
+    finally:
+        torch.set_num_threads(threads)
     return measures(pd.concat(frames, ignore_index=True))
 
 
@@ -258,7 +276,6 @@ def _run(
     batch: int,
     kept: Sequence[int],
 ) -> pd.DataFrame:
-    torch.set_num_threads(1)
     step = stepper(replicas, seen, rate)
     frames = []
     for epoch in range(epochs + 1):
@@ -268,7 +285,7 @@ def _run(
         if epoch in kept:
             frames.append(_outcomes(replicas, seen, held, ranks).assign(seed=seed, epoch=epoch))
     frame = pd.concat(frames, ignore_index=True)
-    lost = diverged(frame)
+    lost = diverged(frame, math.ceil(seen.goals.shape[1] / batch))
     return frame.drop(columns=_BY_HEAD).assign(diverged=lost)
 
 
@@ -288,7 +305,7 @@ def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], T
     def step(part: Tensor) -> Tensor:
         optimizer.zero_grad()
         logits = replicas(seen.inputs[:, :, part].repeat(times, 1, 1, 1))
-        goals = seen.goals[:, part].repeat(times, 1, 1)
+        goals = seen.goals[:, part].to(logits.dtype).repeat(times, 1, 1)
         losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1).sum(-1)
         # Summed over replicas: the gradient of the sum is, replica by replica, the gradient of its own loss.
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -311,7 +328,7 @@ def losses(
 ) -> Array:
     """Training loss of every replica of one seed, update by update: (updates, ranks, 4 contexts), in nats.
 
-    The same training as in `train`, watched from near.
+    The same training as in `train`, watched from near. A model in double precision (`model.double()`) is trained in it.
     """
     _check(tasks, ranks, [seed], epochs, rate, batch)
     seen = contexts(tasks)
@@ -346,7 +363,7 @@ def losses_peft(
     encoder = get_peft_model(copy.deepcopy(model), config)
     adapters = [module for module in ours.encoder.modules() if isinstance(module, Adapter)]
     theirs = [module for name, module in encoder.named_modules() if name.split(".")[-1] in LAYERS]
-    heads = nn.Linear(ours.weight.shape[-1], 2)
+    heads = nn.Linear(ours.weight.shape[-1], 2, dtype=ours.weight.dtype)
     with torch.no_grad():
         for adapter, layer in zip(adapters, theirs, strict=True):
             layer.lora_A["default"].weight.copy_(adapter.a[context])
@@ -358,7 +375,8 @@ def losses_peft(
         for part in _batches(seen, batch, seed, epoch):
             states = [encoder(inputs) for inputs in seen.inputs[context][:, part]]
             logits = torch.stack([heads(states[0])[:, 0], heads(states[-1])[:, 1]], -1)
-            loss = functional.binary_cross_entropy_with_logits(logits, seen.goals[context, part])
+            goals = seen.goals[context, part].to(logits.dtype)
+            loss = functional.binary_cross_entropy_with_logits(logits, goals)
             optimizer.zero_grad()
             total = 2 * loss  # the sum over heads, not their mean
             total.backward()  # type: ignore[no-untyped-call]
@@ -394,14 +412,15 @@ def _outcomes(replicas: Replicas, seen: Data, held: Data, ranks: Sequence[int]) 
     return pd.concat(frames, ignore_index=True)
 
 
-def diverged(frame: pd.DataFrame) -> Array:
-    """Which runs of one seed's records have diverged, True on all rows of their rank.
+def diverged(frame: pd.DataFrame, updates: int) -> Array:
+    """Which runs of one seed's records have diverged, True on all rows of their rank; `updates` are those of an epoch.
 
     One head in one context is enough, if at a recorded epoch after the start, on the training samples, it
 
     - has a loss that is not finite, or above 2 log 2: far worse than a coin;
     - has forgotten: a loss above 0.9 log 2 after one below half of log 2;
-    - is dead: a loss above 0.9 log 2 after 60 epochs or more, or one answer to all inputs.
+    - gives one answer to all inputs;
+    - is dead: a loss above 0.9 log 2 at the last recorded epoch, and 480 updates or more were made by then.
 
     A head that has not learnt yet is none of these, but it may become one: a violation that it causes does not count.
     """
@@ -410,9 +429,9 @@ def diverged(frame: pd.DataFrame) -> Array:
         losses = part[[name for name in _BY_HEAD if name.startswith("loss")]].to_numpy() / math.log(2)
         spread = part[[name for name in _BY_HEAD if name.startswith("spread")]].to_numpy()
         learnt = np.minimum.accumulate(losses, axis=0) < LEARNT
-        late = part[["epoch"]].to_numpy() >= PATIENCE
-        bad = ~(losses < BLOWN) | ((learnt | late) & (losses > CHANCE)) | ~(spread > CONSTANT)
-        lost[cast(int, rank)] = bool(bad.any())
+        bad = ~(losses < BLOWN) | (learnt & (losses > CHANCE)) | ~(spread > CONSTANT)
+        dead = part.epoch.iloc[-1] * updates >= PATIENCE and (losses[-1] > CHANCE).any()
+        lost[cast(int, rank)] = bool(bad.any() or dead)
     return frame["rank"].map(lambda rank: lost.get(rank, False)).to_numpy(bool)
 
 
@@ -447,16 +466,38 @@ def measures(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check(tasks: Tasks, ranks: Sequence[int], seeds: Sequence[int], epochs: int, rate: float, batch: int) -> None:
-    shape = [len(side) if isinstance(side, Sequence) else "not a list" for side in tasks]
+    sides = tasks if isinstance(tasks, (tuple, list)) else [tasks]
+    shape = [len(side) if isinstance(side, (tuple, list)) else f"no list but {type(side).__name__}" for side in sides]
     if shape != [2, 2]:
         raise ValueError(f"tasks are two by two, Alice's two and Bob's two; got sides of {shape}")
-    sizes = {(len(task.labels), len(task.test_labels)) for side in tasks for task in side}
+    four = [task for side in tasks for task in side]
+    kinds = sorted({type(task).__name__ for task in four if not isinstance(task, Task)})
+    if kinds:
+        raise ValueError(f"expected four tasks, as `ncutil.tasks.group` makes them; got {', '.join(kinds)} among them")
+    sizes = {(len(task.labels), len(task.test_labels)) for task in four}
     if len(sizes) > 1:
         raise ValueError(f"the four tasks need equally many samples to train and to test on; got {sorted(sizes)}")
-    if not len(ranks) or len(set(ranks)) < len(ranks) or not len(seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"need ranks and seeds, each once; got ranks={list(ranks)}, seeds={list(seeds)}")
-    if epochs < 0 or batch < 1 or not (math.isfinite(rate) and rate > 0):
+    for what, given, least in (("ranks", ranks, 1), ("seeds", seeds, 0)):
+        check_numbers(what, given, least)
+    settings = {"epochs": (epochs, 0), "batch": (batch, 1)}
+    if not all(_whole(value) and value >= least for value, least in settings.values()) or not _positive(rate):
         raise ValueError(f"need epochs >= 0, batch >= 1, rate > 0; got epochs={epochs}, batch={batch}, rate={rate}")
+
+
+def check_numbers(what: str, given: Any, least: int) -> None:
+    """ValueError unless these are whole numbers from `least` on, at least one and each once."""
+    numbers = list(given) if isinstance(given, (Sequence, range, np.ndarray)) and not isinstance(given, str) else []
+    fit = all(_whole(number) and number >= least for number in numbers)
+    if not numbers or not fit or len(set(numbers)) < len(numbers):
+        raise ValueError(f"need {what}: whole numbers from {least}, at least one, each once; got {given}")
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _positive(number: Any) -> bool:
+    return isinstance(number, Real) and 0 < float(number) < math.inf
 
 
 def _cores() -> int:

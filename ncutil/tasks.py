@@ -6,7 +6,7 @@ the bits, easy (their majority) or hard (their parity). Explained in the chapter
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, cast
@@ -37,6 +37,9 @@ GROUPS = {
     "multilingual": ("parity", "parity"),
 }
 """The function of setting 1 and of setting 2, on either side, in each group of four tasks."""
+
+Asked = tuple[str, tuple[int, ...]]
+"""What is asked of a sentence: the name of a function, and the bits that it is a function of, in their order."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,8 @@ def group(
         raise ValueError(f"unknown group {name!r}; known: {', '.join(GROUPS)}")
     if min(train, test) < 1 or train + test > 2**BITS:
         raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
-    rng = np.random.default_rng([draw, BITS])
-    bits = rng.permutation(ncube())[: train + test]
-    triples = _triples(rng)
+    order, triples = _draw(draw)
+    bits = order[: train + test]
     tasks = []
     for side, language in ((0, 0), (1, 2)):
         for setting, function in enumerate(GROUPS[name]):
@@ -122,6 +124,22 @@ def group(
             label += f", language {language + setting + 1}" if many else ""
             tasks.append(Task(label, spoken[:train], labels[:train], spoken[train:], labels[train:]))
     return (tasks[0], tasks[1]), (tasks[2], tasks[3])
+
+
+def asked(draw: int) -> set[Asked]:
+    """Every function that some group of a draw asks for, with its bits.
+
+    >>> len(asked(0))  # majority and parity of four triples
+    8
+    """
+    functions = {function for pair in GROUPS.values() for function in pair}
+    return set(product(functions, _draw(draw)[1]))
+
+
+def _draw(draw: int) -> tuple[Array, list[tuple[int, ...]]]:
+    """The sentences' bits in the order in which a draw takes them, and the bits that its four tasks ask about."""
+    rng = np.random.default_rng([draw, BITS])
+    return rng.permutation(ncube()), _triples(rng)
 
 
 def _triples(rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -182,21 +200,49 @@ class Encoder(nn.Module):
         return cast(Tensor, self.blocks[-1](x, slice(1))[:, 0])
 
 
+def curriculum(seed: int, functions: int = 40, avoid: Collection[Asked] = ()) -> list[Asked]:
+    """What `pretrain` asks for: random functions of two or three random bits, majorities always of three.
+
+    None of `avoid` is among them.
+    """
+    rng = np.random.default_rng([seed, 7])
+    drawn: list[Asked] = []
+    while len(drawn) < functions:
+        name = str(rng.choice(list(FUNCTIONS)))
+        size = 3 if name == "majority" else int(rng.integers(2, 4))
+        bits = tuple(sorted(map(int, rng.permutation(BITS)[:size])))
+        if (name, bits) not in avoid:
+            drawn.append((name, bits))
+    return drawn
+
+
 def pretrain(
-    languages: int = 1, *, seed: int = 0, functions: int = 40, steps: int = 600, rate: float = 3e-3
+    languages: int = 1,
+    *,
+    seed: int = 0,
+    functions: int = 40,
+    steps: int = 600,
+    rate: float = 3e-3,
+    avoid: Collection[Asked] = (),
 ) -> tuple[Encoder, float]:
     """An encoder that has learnt random functions of two or three bits in its languages, and its accuracy on them.
 
     All functions are asked at once of every sentence; each has a linear head, thrown away afterwards. The encoder
-    comes back frozen. The parities of three bits among its tasks are why it can be adapted to others quickly.
+    comes back frozen. The parities of three bits among its tasks are why it can be adapted to others quickly. Those
+    that are to be studied have to be others: a task that the encoder was pretrained on is easy, whatever its function.
+
+    Parameters
+    ----------
+    languages : 1 to 4
+    seed : of the functions, the weights and the order of the sentences
+    functions, steps, rate : how many functions, updates of Adam, its largest learning rate
+    avoid : functions that are never asked for, such as `asked(draw)`, those of the tasks of a draw
     """
     if not 1 <= languages <= LANGUAGES:
         raise ValueError(f"an encoder reads 1 to {LANGUAGES} languages; got {languages}")
-    rng = np.random.default_rng([seed, 7])
+    rng = np.random.default_rng([seed, 8])
     bits = ncube()
-    names = rng.choice(list(FUNCTIONS), functions)
-    sizes = np.where(names == "majority", 3, rng.integers(2, 4, functions))
-    labels = [FUNCTIONS[name](bits[:, rng.permutation(BITS)[:k]]) for name, k in zip(names, sizes, strict=True)]
+    labels = [FUNCTIONS[name](bits[:, which]) for name, which in curriculum(seed, functions, avoid)]
     goals = torch.tensor(np.stack(labels, 1), dtype=torch.float32)
     spoken = torch.tensor(np.stack([speak(bits, language) for language in range(languages)]))
     with torch.random.fork_rng():

