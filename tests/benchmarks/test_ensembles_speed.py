@@ -429,9 +429,10 @@ def main() -> None:
     context = {**press.commit(root), "versions": press.versions()}
     for package in ("jax", "jaxlib", "llvmlite", "torch"):
         context["versions"][package] = metadata.version(package)
-    results = [compare(name, rounds) for name in SHAPES]
-    for result in results:
-        print(told(result))
+    results = []
+    for name in SHAPES:
+        results.append(compare(name, rounds))
+        print(told(results[-1]), flush=True)
     record = {
         "study": "benchmarks",
         "command": "python tests/benchmarks/test_ensembles_speed.py",
