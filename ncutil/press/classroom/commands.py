@@ -124,7 +124,7 @@ def _cores() -> int:
 @click.option(
     "--regrade",
     is_flag=True,
-    help="Judge all again; run again what is asked anew or was stopped.",
+    help="Judge mended sets again; run again what is asked anew or was stopped.",
 )
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run submissions as if they were your own programs.")
 def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> None:
