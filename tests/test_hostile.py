@@ -37,11 +37,11 @@ from nbgrader.api import Gradebook
 from test_sandbox import head, isolated
 
 from ncutil.asking import KEYS, agree, decode
-from ncutil.press import syscalls
+from ncutil.press import skip, syscalls
 from ncutil.press.classroom import collect, commands, gradebook, intake, judging
 from ncutil.press.classroom.collect import grade_id
 from ncutil.press.classroom.gradebook import FORMULA
-from ncutil.press.classroom.problems import ProblemSet, read_set
+from ncutil.press.classroom.problems import GIVEN, ProblemSet, read_set
 from ncutil.press.classroom.runner import LONGEST
 from ncutil.press.project import PressError, Project
 
@@ -121,6 +121,8 @@ asked = [answer("largest", largest, points=3, says="the largest number")]
 Because.
 """
 
+DATA = GIVEN + skip.digest("import numpy as np\n\ndata = np.random.default_rng([seed, 1]).integers(100, 999, 8)")[:8]
+"""Name of the cell that makes the data."""
 DOUBLE = "def double(x):\n    return 2 * x\n"
 LARGEST = "largest = int(data.max())\n"
 WRONG = "def double(x):\n    return 3 * x\n"
@@ -444,7 +446,7 @@ def cheats() -> list[Case]:
         cheat(
             "equal array",
             "class Yes(np.ndarray):\n    __eq__ = lambda a, b: True\ndef double(x): return np.zeros(3).view(Yes)",
-            "array([0., 0., 0.]); array([0., 0., 0.])",
+            "[0.0, 0.0, 0.0]; [0.0, 0.0, 0.0]",
             "",
         ),
         cheat("truthy array", "def double(x): return np.array(['yes'], dtype=object)", "['yes']; ['yes']"),
@@ -580,7 +582,7 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
         Case(
             "steers the terminal",
             points=(2, 0),
-            note=rf"a given cell failed (given-2: {steered})",
+            note=rf"a given cell failed ({DATA}: {steered})",
             said=(steered, "NameError: name 'data' is not defined"),
             given=("42; -1.0", UNDEFINED),
             shape=edit(steer),
@@ -1129,7 +1131,7 @@ ANYTHING = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["double-check", "largest-check", "double", "given-2"]), ANYTHING))
+@given(st.dictionaries(st.sampled_from(["double-check", "largest-check", "double", DATA]), ANYTHING))
 @settings(max_examples=200)
 def test_judging_never_fails_and_never_gives_points_away(problem_set: ProblemSet, answers: dict[str, Any]) -> None:
     record = {"answers": json.dumps(answers), "texts": {}}
@@ -1147,7 +1149,7 @@ def test_deep_answers_are_judged(problem_set: ProblemSet, depth: int) -> None:
         f'{{"asks": [{{"error": {deep}}}]}}',
         deep,
     ):
-        text = f'{{"double-check": {entry}, "given-2": {entry}}}'
+        text = f'{{"double-check": {entry}, "{DATA}": {entry}}}'
         record = {"answers": text, "texts": {}}
         assert judging.judge(problem_set, record)["double-check"]["score"] == 0
         assert isinstance(judging.remark(problem_set, record), str)
