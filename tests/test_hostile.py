@@ -245,7 +245,7 @@ def limits_that_run_out() -> list[Case]:
         program("loop in a function", "def double(x):\n    while True: pass", (2, 3)),
         cheat("loop in an answer", "def double(x):\n    while x != 1: pass\n    return 2", LATE, ""),
         program("sleep", "import time; time.sleep(10**6)", (2, 0), said=LATE),
-        program("memory bomb", "x = []\nwhile True: x.append(bytes(10**8))", (2, 0), said="MemoryError:"),
+        program("memory bomb", "x = []\nwhile True: x.append(bytes(10**8))", (2, 0), said="MemoryError"),
         program("memory bomb of many", hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
         program("memory bomb behind a decoy", decoy + hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
         program("memory bomb of a stopped wrapper", stop + hogs + "\ntime.sleep(60)", (0, 0), "stopped: memory"),
@@ -274,7 +274,7 @@ def ends_and_signals() -> list[Case]:
         program("kills all", "import os; os.kill(-1, 9)", (0, 0), early),
         program("signals its parent", "import os, signal; os.kill(os.getppid(), signal.SIGWINCH)"),
         program("segmentation fault", "import ctypes; ctypes.string_at(0)", (2, 0), early),
-        program("KeyboardInterrupt", "raise KeyboardInterrupt", (2, 0), said="KeyboardInterrupt:"),
+        program("KeyboardInterrupt", "raise KeyboardInterrupt", (2, 0), said="KeyboardInterrupt"),
         program("waits for words", "input()", (2, 0), said="EOFError: EOF when reading a line"),
         program("threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()"),
         program("daemon", "import subprocess; subprocess.Popen(['setsid', 'sleep', '86.868'], start_new_session=True)"),
@@ -422,7 +422,7 @@ def cheats() -> list[Case]:
         cheat(
             "AssertionError",
             WRONG + "import builtins\nclass Never(Exception): pass\nbuiltins.AssertionError = Never",
-            said="AssertionError:",
+            said="AssertionError",
         ),
         Case(
             "breaks builtins",
@@ -582,7 +582,7 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
         Case(
             "steers the terminal",
             points=(2, 0),
-            note=rf"a given cell failed ({DATA}: {steered})",
+            note=rf"a given cell failed (`import numpy as np`: {steered})",
             said=(steered, "NameError: name 'data' is not defined"),
             given=("42; -1.0", UNDEFINED),
             shape=edit(steer),
@@ -1242,7 +1242,7 @@ def test_a_message_of_a_stranger_cannot_steer_a_terminal(
     record = {"answers": json.dumps(answers), "texts": {}}
     part = judging.judge(problem_set, record)["double-check"]
     assert (part["said"], part["checks"][0]["given"]) == (shown, shown)
-    assert judging.remark(problem_set, record) == f"a given cell failed ({name}: {shown})"
+    assert judging.remark(problem_set, record) == f"a given cell failed (`import numpy as np`: {shown})"
     shown.encode()
 
 
