@@ -221,8 +221,8 @@ def cell(notebook: NotebookNode, name: str) -> NotebookNode:
 
 
 def limits_that_run_out() -> list[Case]:
-    silence = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True: pass"
-    fork = "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException:\n        pass"
+    silence = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
+    fork = silence + "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException:\n        pass"
     hogs = "import os, time\nfor i in range(4):\n    if os.fork() == 0:\n        x = b'a' * 15 * 10**7; time.sleep(60)"
     decoy = (
         "import ctypes, os, time\n"
@@ -240,7 +240,7 @@ def limits_that_run_out() -> list[Case]:
     wall, early = "stopped: wall time", "stopped: ended early"
     return [
         program("loop", "while True: pass", (2, 0), said=LATE),
-        program("loop that silences its alarm", silence, (2, 0), wall),
+        program("loop that silences its alarm", silence + "while True: pass", (2, 0), wall),
         program("loop in C", "max(iter(int, 1))", (2, 0), wall),
         program("loop in a function", "def double(x):\n    while True: pass", (2, 3)),
         cheat("loop in an answer", "def double(x):\n    while x != 1: pass\n    return 2", LATE, ""),
@@ -342,9 +342,11 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
         ),
         value(
             "reads variables",
-            "import os\nlargest = sorted(os.environ.values())",
-            re.compile(r"\['\.matplotlib', '/submission', '/tmp', '/tmp', .*"),
-            "list",
+            # Besides these there are those that the shell sets, which differ from one to the other.
+            "import os\nlargest = ' '.join(sorted(set(os.environ) - {'PWD', 'OLDPWD', 'SHLVL', '_'}))",
+            "'HOME IPYTHONDIR LANG MKL_NUM_THREADS MPLBACKEND MPLCONFIGDIR OMP_NUM_THREADS OPENBLAS_NUM_THREADS PATH "
+            "PYTHONDONTWRITEBYTECODE PYTHONPATH'",
+            "str",
         ),
         value(
             "reads variables of others",
