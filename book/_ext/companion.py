@@ -29,7 +29,12 @@ def mend_page(app, pagename, templatename, context, doctree):
         pattern = r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>'
         body = re.sub(pattern, "", context["body"], flags=re.DOTALL)
         # A list may only hold list items; the entries of a bibliography have a role of their own.
-        context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        if app.builder.name == "html":
+            # Every figure opens in full, as those with a width of their own do anyway; so the keyboard gets there too.
+            picture = r'(<figure\b[^>]*>\s*)(<img\b[^>]*\bsrc="([^"]+)"[^>]*>)'
+            body = re.sub(picture, r'\1<a class="reference internal image-reference" href="\3">\2</a>', body)
+        context["body"] = body
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = named(context["generate_toctree_html"])
 
