@@ -87,6 +87,15 @@ def test_nothing_to_do_and_prose_alone(built: Path) -> None:
     assert record(built, "02-beta") == first
 
 
+def test_a_style_sheet_alone_reaches_the_site(built: Path) -> None:
+    edit(built / "notebooks/02-beta.md", "quixotic", "perfectly new")
+    assert cli(built, "build").returncode == 0
+    with (built / "book/_static/companion.css").open("a") as sheet:
+        sheet.write(".fresh { color: red; }\n")
+    assert cli(built, "build").returncode == 0
+    assert ".fresh" in (built / "_build/html/_static/companion.css").read_text()
+
+
 def test_changed_parameter_is_visible(built: Path) -> None:
     done = cli(built, "build", "-p", "runs=12")
     assert done.returncode == 0, done.stderr

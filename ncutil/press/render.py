@@ -17,9 +17,10 @@ from ncutil.press.skip import digest
 def render(project: Project, staged: Path, whole: bool = False) -> bool:
     """Make `_build/html` from a staged folder; False if it was up to date.
 
-    What was read before and has not changed is not read again, unless `whole` is asked for or the last rendering
-    found a fault: an incremental rendering would forget the faults of pages that it does not read again. A site that
-    fails a check stays under `_build/render` to look at, and the last good one stays in place.
+    What was read before and has not changed is not read again, unless `whole` is asked for, or the last rendering
+    found a fault: an incremental rendering would forget the faults of pages that it does not read again. Nor does
+    Sphinx see that our extension, a style sheet or the wheel changed. A site that fails a check stays under
+    `_build/render` to look at, and the last good one stays in place.
     """
     html, stamp = project.build / "html", project.build / "html" / ".built.json"
     fingerprint = _fingerprint(staged)
@@ -27,11 +28,11 @@ def render(project: Project, staged: Path, whole: bool = False) -> bool:
         return False
     site, output = project.build / "site", project.build / "render"
     sound = output / ".sound"
-    if whole or not sound.is_file():
-        for folder in (site, output):
-            shutil.rmtree(folder, ignore_errors=True)
+    changed = _synchronise(staged, site)
+    unseen = any({"_ext", "_static"} & {*name.parts} or name.suffix == ".whl" for name in changed)
+    if whole or unseen or not sound.is_file():
+        shutil.rmtree(output, ignore_errors=True)
     sound.unlink(missing_ok=True)
-    _synchronise(staged, site)
     _jupyter_book(site, output)
     made = output / "_build" / "html"
     faults = check_pages(made, project.pages)
@@ -50,9 +51,10 @@ def render(project: Project, staged: Path, whole: bool = False) -> bool:
     return True
 
 
-def _synchronise(source: Path, target: Path) -> None:
-    """Make a folder equal to another, leaving files alone that are equal already: Sphinx goes by their times."""
+def _synchronise(source: Path, target: Path) -> list[Path]:
+    """Make a folder equal to another; returns what was new. Equal files are left alone: Sphinx goes by their times."""
     wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    changed = []
     for path in [path for path in target.rglob("*") if path.is_file()]:
         if path.relative_to(target) not in wanted:
             path.unlink()
@@ -60,6 +62,8 @@ def _synchronise(source: Path, target: Path) -> None:
         if not (target / name).is_file() or (target / name).read_bytes() != (source / name).read_bytes():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
+            changed.append(name)
+    return changed
 
 
 def _fingerprint(staged: Path) -> str:
