@@ -117,6 +117,22 @@ def test_narrow_page_does_not_scroll_sideways(browser: Browser, site_url: str, n
     assert wide <= 0
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_on_a_narrow_screen_move_in_their_own_box(browser: Browser, site_url: str, name: str) -> None:
+    seen = Visit(browser, site_url, width=390)
+    page = seen.open(name)
+    pictures = page.locator(".cell_output figure > a > img")
+    assert pictures.count() == page.locator(".cell_output figure").count() > 0
+    assert pictures.evaluate_all("all => Math.min(...all.map(i => i.width))") >= 480
+    link = page.locator(".cell_output figure > a").first
+    link.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert link.evaluate("a => a.parentElement.scrollLeft") > 0
+    assert link.evaluate("a => a.href") == link.locator("img").evaluate("i => i.src")
+    seen.context.close()
+
+
 def test_sidebar_works_on_a_narrow_screen(browser: Browser, site_url: str) -> None:
     seen = Visit(browser, site_url, width=390)
     page = seen.open("index")
