@@ -301,6 +301,8 @@ def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], T
     """
     times = len(replicas.bias) // len(CONTEXTS)
     optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
+    # Linux gives freed memory back after every update, and gets it again at the next, until one large block was freed.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
     def step(part: Tensor) -> Tensor:
         optimizer.zero_grad()
