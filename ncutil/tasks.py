@@ -177,7 +177,8 @@ class Block(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (n, heads, words, size) states; a single query, as in a last layer, is three times as quick so."""
     if q.shape[2] > 1:
-        return functional.scaled_dot_product_attention(q, k, v)
+        # On so few words quicker than PyTorch's own; the softmax is along a first axis, where it is quickest.
+        return (q @ k.mT / math.sqrt(q.shape[-1])).movedim(-1, 0).softmax(0).movedim(0, -1) @ v
     weights = ((q * k).sum(-1, keepdim=True) / math.sqrt(q.shape[-1])).softmax(-2)
     return (weights * v).sum(-2, keepdim=True)
 
