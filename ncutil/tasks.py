@@ -165,22 +165,25 @@ class Block(nn.Module):
     def forward(self, x: Tensor, read: slice) -> Tensor:
         """States of the words that `read` picks, after they have looked at all words."""
         here = x[:, read]
-        q, k, v = (
-            states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for states in (self.query(here), self.key(x), self.value(x))
-        )
-        seen = _attend(q, k, v).transpose(1, 2).flatten(2)
+        q, k = self._by_head(self.query(here)), self._by_head(self.key(x))
+        if here.shape[1] > 1:
+            seen = _weigh(q @ k.mT / math.sqrt(q.shape[-1])) @ self._by_head(self.value(x))
+        else:
+            # A single word: for each head the value of what it looks at in all is needed, not the value of every word.
+            mixed = _weigh((q * k).sum(-1) / math.sqrt(q.shape[-1])) @ x
+            seen = self._by_head(self.value(mixed)).diagonal(dim1=1, dim2=2).mT[:, :, None]
+        seen = seen.transpose(1, 2).flatten(2)
         here = self.norm1(here + self.join(seen))
         return cast(Tensor, self.norm2(here + self.down(torch.relu(self.up(here)))))
 
+    def _by_head(self, states: Tensor) -> Tensor:
+        """(n, words, width) to (n, heads, words, size)."""
+        return states.reshape(*states.shape[:-1], self.heads, -1).transpose(1, 2)
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of (n, heads, words, size) states; a single query, as in a last layer, is three times as quick so."""
-    if q.shape[2] > 1:
-        # On so few words quicker than PyTorch's own; the softmax is along a first axis, where it is quickest.
-        return (q @ k.mT / math.sqrt(q.shape[-1])).movedim(-1, 0).softmax(0).movedim(0, -1) @ v
-    weights = ((q * k).sum(-1, keepdim=True) / math.sqrt(q.shape[-1])).softmax(-2)
-    return (weights * v).sum(-2, keepdim=True)
+
+def _weigh(scores: Tensor) -> Tensor:
+    """Softmax along the last axis; of a few words it is several times as quick along a first one."""
+    return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
 class Encoder(nn.Module):
