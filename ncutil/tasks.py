@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -88,6 +89,13 @@ def speak(bits: ArrayLike, language: int = 0) -> Array:
     return np.insert(words[..., order], 0, 0, axis=-1)
 
 
+def check_whole(**settings: tuple[Any, int]) -> None:
+    """ValueError unless every setting, given with the least that it may be, is a whole number from there on."""
+    for name, (value, least) in settings.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is a whole number from {least}; got {value!r}")
+
+
 def ncube() -> Array:
     """All 1024 settings of the bits, (1024, 10)."""
     return np.array(list(product((0, 1), repeat=BITS)))
@@ -109,7 +117,8 @@ def group(
     """
     if name not in GROUPS:
         raise ValueError(f"unknown group {name!r}; known: {', '.join(GROUPS)}")
-    if min(train, test) < 1 or train + test > 2**BITS:
+    check_whole(draw=(draw, 0), train=(train, 1), test=(test, 1))
+    if train + test > 2**BITS:
         raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
     order, triples = _draw(draw)
     bits = order[: train + test]
@@ -242,7 +251,8 @@ def pretrain(
     functions, steps, rate : how many functions, updates of Adam, its largest learning rate
     avoid : functions that are never asked for, such as `asked(draw)`, those of the tasks of a draw
     """
-    if not 1 <= languages <= LANGUAGES:
+    check_whole(languages=(languages, 1), seed=(seed, 0), functions=(functions, 1), steps=(steps, 1))
+    if languages > LANGUAGES:
         raise ValueError(f"an encoder reads 1 to {LANGUAGES} languages; got {languages}")
     rng = np.random.default_rng([seed, 8])
     bits = ncube()
