@@ -429,7 +429,7 @@ def diverged(frame: pd.DataFrame, updates: int) -> Array:
     - is dead: a loss above 0.9 log 2 at the last recorded epoch, and 480 updates or more were made by then.
 
     A head that has not learnt yet is none of these, but it may become one: a violation that it causes does not count.
-    Always giving the commoner label costs 0.9 log 2 or more where that is at most 68 % of the labels: then it is caught.
+    Always giving the commoner label costs 0.9 log 2 or more where it is that of 68 % or less: then it is caught.
     """
     lost: dict[int, bool] = {}
     for rank, part in frame.query("outcomes == 'train' and epoch > 0").sort_values("epoch").groupby("rank"):
