@@ -56,8 +56,8 @@ def _lora(path: Path) -> list[str]:
     return [
         "(benchmarks-lora)=\n## Adapters",
         "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop trains the same replicas, "
-        f"one peft model after the other, to losses that are {many['losses apart, at most']:g} nats apart at most; some of "
-        "them are timed and the sum is scaled.",
+        f"one peft model after the other, to losses that are {many['losses apart, at most']:g} nats apart at most; some "
+        "of them are timed and the sum is scaled.",
         "\n".join(lines),
         _made(record),
     ]
