@@ -55,9 +55,9 @@ def _lora(path: Path) -> list[str]:
     ]
     return [
         "(benchmarks-lora)=\n## Adapters",
-        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop trains the same replicas, "
-        f"one peft model after the other, to losses that are {many['losses apart, at most']:g} nats apart at most; some "
-        "of them are timed and the sum is scaled.",
+        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop is over peft models: it "
+        "trains the same replicas one after the other; some of them are timed and the sum is scaled. Losses are "
+        f"{many['losses apart, at most']:g} nats apart at most.",
         "\n".join(lines),
         _made(record),
     ]
