@@ -134,16 +134,18 @@ def train_groups(
     train, recipe, groups = (train_top, TEXT, TEXT_GROUPS) if study == "text" else (train_all, PAPER, GROUPS)
     if examples:
         recipe = replace(recipe, examples=examples, held_out=min(examples, recipe.held_out))
+    place = Path(models).expanduser() if models else None
+    encoder = {name: place / group.model if place else group.model for name, group in groups.items()}
+    for name, group in groups.items():
+        _ready(encoder[name], group.alice, group.bob, ranks, seeds, data, recipe)
+    if dry:
+        return pd.DataFrame()
     frames = []
     for name, group in groups.items():
-        model = Path(models).expanduser() / group.model if models else group.model
         own = replace(recipe, tie=group.tie)
-        if dry:
-            _ready(model, group.alice, group.bob, ranks, seeds, data, own)
-            continue
-        frame = train(model, group.alice, group.bob, ranks, seeds, store=store, data=data, recipe=own)
+        frame = train(encoder[name], group.alice, group.bob, ranks, seeds, store=store, data=data, recipe=own)
         frames.append(frame.assign(group=name, tie=group.tie))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True)
 
 
 def train_top(
@@ -262,7 +264,8 @@ def _look(logits: Tensor, labels: Array) -> dict[str, Array]:
 def _rows(a: dict[str, dict[str, Array]], b: dict[str, dict[str, Array]]) -> pd.DataFrame:
     """What both heads of a context did on training and on test examples, a row per replica and kind of outcomes.
 
-    Example k of the one task is paired with example k of the other: an arbitrary pairing, so C holds what accuracy
+    Example k of the one task is paired with example k of the other. Data sets of one length are shuffled alike, so
+    what is row by row a translation stays together; any other pairing is arbitrary, and C then holds what accuracy
     gives and nothing else.
     """
     tables = []

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ncutil import chsh
-from ncutil.tasks import Task, Tasks
+from ncutil.tasks import Task, Tasks, check_whole
 
 Array = NDArray[Any]
 
@@ -245,9 +245,10 @@ def train(
         width, and other settings that make no sense.
     """
     _check(tasks, ranks, seeds, epochs, rate, batch)
-    kept = [epochs] if record is None else sorted(set(record))
-    if not kept or not 0 <= kept[0] <= kept[-1] <= epochs:
-        raise ValueError(f"record must be epochs from 0 to {epochs}; got {kept}")
+    kept = [epochs] if record is None else record
+    check_numbers("record", kept, 0)
+    if max(kept) > epochs:
+        raise ValueError(f"record must be epochs from 0 to {epochs}; got {list(kept)}")
     seen, held = contexts(tasks), contexts(tasks, test=True)
 
     def one(seed: int) -> pd.DataFrame:
@@ -301,6 +302,8 @@ def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], T
     """
     times = len(replicas.bias) // len(CONTEXTS)
     optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
+    # Linux gives freed memory back after every update, and gets it again at the next, until one large block was freed.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
     def step(part: Tensor) -> Tensor:
         optimizer.zero_grad()
@@ -330,7 +333,7 @@ def losses(
 
     The same training as in `train`, watched from near. A model in double precision (`model.double()`) is trained in it.
     """
-    _check(tasks, ranks, [seed], epochs, rate, batch)
+    _check(tasks, ranks, [seed], epochs, rate, batch, least=1)
     seen = contexts(tasks)
     replicas = Replicas(model, ranks, seed, tie)
     step = stepper(replicas, seen, rate)
@@ -357,6 +360,9 @@ def losses_peft(
     """
     from peft import LoraConfig, get_peft_model
 
+    _check(tasks, [rank], [seed], epochs, rate, batch, least=1)
+    if context not in range(len(CONTEXTS)):
+        raise ValueError(f"context is 0 to 3, for {', '.join(CONTEXTS)}; got {context!r}")
     seen = contexts(tasks)
     ours = Replicas(model, [rank], seed, tie)
     config = LoraConfig(r=rank, lora_alpha=ALPHA * rank ** TIES[tie], target_modules=list(LAYERS))
@@ -419,10 +425,11 @@ def diverged(frame: pd.DataFrame, updates: int) -> Array:
 
     - has a loss that is not finite, or above 2 log 2: far worse than a coin;
     - has forgotten: a loss above 0.9 log 2 after one below half of log 2;
-    - gives one answer to all inputs;
+    - has logits that do not vary from input to input;
     - is dead: a loss above 0.9 log 2 at the last recorded epoch, and 480 updates or more were made by then.
 
     A head that has not learnt yet is none of these, but it may become one: a violation that it causes does not count.
+    Always giving the commoner label costs 0.9 log 2 or more where it is that of 68 % or less: then it is caught.
     """
     lost: dict[int, bool] = {}
     for rank, part in frame.query("outcomes == 'train' and epoch > 0").sort_values("epoch").groupby("rank"):
@@ -465,7 +472,16 @@ def measures(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _check(tasks: Tasks, ranks: Sequence[int], seeds: Sequence[int], epochs: int, rate: float, batch: int) -> None:
+def _check(
+    tasks: Tasks,
+    ranks: Sequence[int],
+    seeds: Sequence[int],
+    epochs: int,
+    rate: float,
+    batch: int,
+    least: int = 0,
+) -> None:
+    """`least` is how many epochs there have to be."""
     sides = tasks if isinstance(tasks, (tuple, list)) else [tasks]
     shape = [len(side) if isinstance(side, (tuple, list)) else f"no list but {type(side).__name__}" for side in sides]
     if shape != [2, 2]:
@@ -477,11 +493,14 @@ def _check(tasks: Tasks, ranks: Sequence[int], seeds: Sequence[int], epochs: int
     sizes = {(len(task.labels), len(task.test_labels)) for task in four}
     if len(sizes) > 1:
         raise ValueError(f"the four tasks need equally many samples to train and to test on; got {sorted(sizes)}")
-    for what, given, least in (("ranks", ranks, 1), ("seeds", seeds, 0)):
-        check_numbers(what, given, least)
-    settings = {"epochs": (epochs, 0), "batch": (batch, 1)}
-    if not all(_whole(value) and value >= least for value, least in settings.values()) or not _positive(rate):
-        raise ValueError(f"need epochs >= 0, batch >= 1, rate > 0; got epochs={epochs}, batch={batch}, rate={rate}")
+    words = {(np.shape(task.inputs)[1], np.shape(task.test_inputs)[1]) for task in four}
+    if len({width for both in words for width in both}) > 1:
+        raise ValueError(f"the four tasks need sentences of one length; got {sorted(words)} words to train and test on")
+    check_numbers("ranks", ranks, 1)
+    check_numbers("seeds", seeds, 0)
+    check_whole(epochs=(epochs, least), batch=(batch, 1))
+    if not _positive(rate):
+        raise ValueError(f"the rate is a positive number; got {rate!r}")
 
 
 def check_numbers(what: str, given: Any, least: int) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -88,6 +89,13 @@ def speak(bits: ArrayLike, language: int = 0) -> Array:
     return np.insert(words[..., order], 0, 0, axis=-1)
 
 
+def check_whole(**settings: tuple[Any, int]) -> None:
+    """ValueError unless every setting, given with the least that it may be, is a whole number from there on."""
+    for name, (value, least) in settings.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is a whole number from {least}; got {value!r}")
+
+
 def ncube() -> Array:
     """All 1024 settings of the bits, (1024, 10)."""
     return np.array(list(product((0, 1), repeat=BITS)))
@@ -109,7 +117,8 @@ def group(
     """
     if name not in GROUPS:
         raise ValueError(f"unknown group {name!r}; known: {', '.join(GROUPS)}")
-    if min(train, test) < 1 or train + test > 2**BITS:
+    check_whole(draw=(draw, 0), train=(train, 1), test=(test, 1))
+    if train + test > 2**BITS:
         raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
     order, triples = _draw(draw)
     bits = order[: train + test]
@@ -165,21 +174,25 @@ class Block(nn.Module):
     def forward(self, x: Tensor, read: slice) -> Tensor:
         """States of the words that `read` picks, after they have looked at all words."""
         here = x[:, read]
-        q, k, v = (
-            states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for states in (self.query(here), self.key(x), self.value(x))
-        )
-        seen = _attend(q, k, v).transpose(1, 2).flatten(2)
+        q, k = self._by_head(self.query(here)), self._by_head(self.key(x))
+        if here.shape[1] > 1:
+            seen = _weigh(q @ k.mT / math.sqrt(q.shape[-1])) @ self._by_head(self.value(x))
+        else:
+            # A single word: for each head the value of what it looks at in all is needed, not the value of every word.
+            mixed = _weigh((q * k).sum(-1) / math.sqrt(q.shape[-1])) @ x
+            seen = self._by_head(self.value(mixed)).diagonal(dim1=1, dim2=2).mT[:, :, None]
+        seen = seen.transpose(1, 2).flatten(2)
         here = self.norm1(here + self.join(seen))
         return cast(Tensor, self.norm2(here + self.down(torch.relu(self.up(here)))))
 
+    def _by_head(self, states: Tensor) -> Tensor:
+        """(n, words, width) to (n, heads, words, size)."""
+        return states.reshape(*states.shape[:-1], self.heads, -1).transpose(1, 2)
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of (n, heads, words, size) states; a single query, as in a last layer, is three times as quick so."""
-    if q.shape[2] > 1:
-        return functional.scaled_dot_product_attention(q, k, v)
-    weights = ((q * k).sum(-1, keepdim=True) / math.sqrt(q.shape[-1])).softmax(-2)
-    return (weights * v).sum(-2, keepdim=True)
+
+def _weigh(scores: Tensor) -> Tensor:
+    """Softmax along the last axis; of a few words it is several times as quick along a first one."""
+    return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
 class Encoder(nn.Module):
@@ -238,7 +251,8 @@ def pretrain(
     functions, steps, rate : how many functions, updates of Adam, its largest learning rate
     avoid : functions that are never asked for, such as `asked(draw)`, those of the tasks of a draw
     """
-    if not 1 <= languages <= LANGUAGES:
+    check_whole(languages=(languages, 1), seed=(seed, 0), functions=(functions, 1), steps=(steps, 1))
+    if languages > LANGUAGES:
         raise ValueError(f"an encoder reads 1 to {LANGUAGES} languages; got {languages}")
     rng = np.random.default_rng([seed, 8])
     bits = ncube()

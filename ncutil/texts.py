@@ -112,9 +112,9 @@ def read_task(name: str, examples: int, held_out: int, *, data: str | Path | Non
     """
     where = data or os.environ.get(VARIABLE)
     if where is None:
+        hub = ", or -p data=hub to download" if name in _ON_HUB else ""
         raise ValueError(
-            f"no data for {name!r}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}), "
-            "or -p data=hub to download"
+            f"no data for {name!r}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}){hub}"
         )
     rows = _hub_rows(name) if where == HUB else _local_rows(name, Path(where))
     form, columns = _form(name, rows["train"][0])

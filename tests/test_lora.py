@@ -374,14 +374,16 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
         ({"seeds": []}, "need seeds"),
         ({"seeds": [-1]}, "need seeds: whole numbers from 0"),
         ({"seeds": [0.5]}, "need seeds"),
-        ({"epochs": 2.5}, "epochs=2.5"),
-        ({"rate": "fast"}, "rate=fast"),
-        ({"epochs": -1}, "epochs=-1"),
-        ({"rate": math.nan}, "rate=nan"),
-        ({"batch": 0}, "batch=0"),
+        ({"epochs": 2.5}, "epochs is a whole number from 0; got 2.5"),
+        ({"rate": "fast"}, "the rate is a positive number; got 'fast'"),
+        ({"epochs": -1}, "epochs is .* from 0; got -1"),
+        ({"rate": math.nan}, "positive number; got nan"),
+        ({"batch": 0}, "batch is a whole number from 1; got 0"),
         ({"tie": "cubic"}, "known: sqrt, fixed, linear"),
         ({"record": [0, 9]}, "record must be epochs from 0 to 2"),
-        ({"record": []}, "record must be epochs"),
+        ({"record": []}, "need record: whole numbers from 0, at least one"),
+        ({"record": [0.5]}, r"need record.*got \[0.5\]"),
+        ({"record": 1}, "need record.*got 1"),
     ],
 )
 def test_bad_settings(encoder: nn.Module, mixed, change: dict, message: str) -> None:
@@ -405,6 +407,26 @@ def test_tasks_of_different_size(encoder: nn.Module, mixed) -> None:
     short = tasks.group("mixed", train=32, test=32)
     with pytest.raises(ValueError, match="equally many samples"):
         lora.train(encoder, (mixed[0], short[1]), [2], [0])
+
+
+def test_sentences_of_different_length(encoder: nn.Module, mixed) -> None:
+    (a, b), (c, d) = mixed
+    shorter = tasks.Task("short", d.inputs[:, :9], d.labels, d.test_inputs[:, :9], d.test_labels)
+    with pytest.raises(ValueError, match=r"sentences of one length; got \[\(9, 9\), \(11, 11\)\] words"):
+        lora.train(encoder, ((a, b), (c, shorter)), [2], [0])
+
+
+def test_losses_of_nothing(encoder: nn.Module, mixed) -> None:
+    with pytest.raises(ValueError, match="epochs is a whole number from 1; got 0"):
+        lora.losses(encoder, mixed, [2], 0, epochs=0)
+
+
+def test_peft_is_given_what_fits(encoder: nn.Module, mixed) -> None:
+    pytest.importorskip("peft", reason="peft is in the extra 'lora'")
+    with pytest.raises(ValueError, match="context is 0 to 3, for 11, 12, 21, 22; got 4"):
+        lora.losses_peft(encoder, mixed, 2, 4, 0)
+    with pytest.raises(ValueError, match="two by two"):
+        lora.losses_peft(encoder, [task for side in mixed for task in side], 2, 0, 0)
 
 
 def test_a_model_without_attention() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,20 @@ def test_whole_chapter_on_real_text(project: Path, shelf: Path, profile: str, ra
     # Glued sentences and tables speak of what was run.
     for stranger in ("majority", "parity of", "made-up", "language 1", "easy"):
         assert stranger not in said, stranger
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what the last group lacks."""
+    last = list(encoders.TEXT_GROUPS.values())[1].bob[1]
+    shutil.copytree(shelf / "data", tmp_path / "data")
+    (tmp_path / "data" / f"{last}_test.jsonl").unlink()
+    monkeypatch.setattr(encoders, "train_top", lambda *given, **more: pytest.fail("a group was trained"))
+    with pytest.raises(ValueError, match=f"{last}_test.jsonl"):
+        encoders.train_groups(
+            "text", [1], [0, 1], store=tmp_path, data=tmp_path / "data", models=shelf / "models", examples=ROWS
+        )
 
 
 def outputs(path: Path) -> str:

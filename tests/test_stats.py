@@ -25,6 +25,15 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says() -> None:
     assert 0.90 <= covered <= 0.97
 
 
+@pytest.mark.parametrize(("runs", "share"), [(4, 0.875), (6, 0.93), (8, 0.94), (12, 0.95)])
+def test_bootstrap_covers_the_mean_of_few_runs(runs: int, share: float) -> None:
+    """As often as its docstring says; no interval within the values of four covers more than 1 - 2 / 2^4 of them."""
+    samples = np.random.default_rng(7).normal(size=(2000, runs))
+    intervals = np.array([bootstrap(sample, seed=number) for number, sample in enumerate(samples)])
+    covered = ((intervals[:, 0] <= 0) & (intervals[:, 1] >= 0)).mean()
+    assert covered == pytest.approx(share, abs=0.02)
+
+
 def test_bootstrap_is_as_wide_as_the_normal_interval() -> None:
     sample = np.random.default_rng(2).normal(size=400)
     low, high = bootstrap(sample, seed=0, draws=4000)

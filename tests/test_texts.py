@@ -97,8 +97,10 @@ def test_environment_variable_names_the_folder(data: Path, monkeypatch: pytest.M
     monkeypatch.setenv(texts.VARIABLE, str(data))
     assert texts.read_task("mood", 3, 3).name == "mood"
     monkeypatch.delenv(texts.VARIABLE)
-    with pytest.raises(ValueError, match=r"-p data=FOLDER, or NCUTIL_LORA_DATA.*-p data=hub"):
-        texts.read_task("mood", 3, 3)
+    with pytest.raises(ValueError, match=r"mood_train.jsonl \(-p data=FOLDER, or NCUTIL_LORA_DATA\)$"):
+        texts.read_task("mood", 3, 3)  # the hub is no way out: it does not have this one
+    with pytest.raises(ValueError, match=r"-p data=FOLDER, or NCUTIL_LORA_DATA\), or -p data=hub to download$"):
+        texts.read_task("sst2", 3, 3)
 
 
 def test_choice_becomes_a_balanced_question(data: Path) -> None:

@@ -95,7 +95,7 @@ def _plain(value: Any) -> Any:
 def checksum(path: Path) -> str:
     """Checksum of a data file, or of every file in a folder."""
     if not path.exists():
-        raise PressError(f"declared data is missing: {path}")
+        raise PressError(f"declared data is missing: {path} (give a file or folder that exists)")
     files: Iterable[Path] = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return digest(*(part for file in files for part in (file.name, file.read_bytes())))
 

@@ -47,16 +47,17 @@ def _lora(path: Path) -> list[str]:
     lines = [
         "| what is trained | against | times as fast |",
         "|---|---|---:|",
-        f"| all {many['replicas']} replicas of a group, `lora.train` on all cores | a loop over peft models | "
+        f"| all {many['replicas']} replicas of a group, `lora.train` on all cores | the loop, on one core | "
         f"{_digits(many['whole group'])} |",
-        f"| one seed of it, on one core | a loop over peft models | {_digits(many['one core'])} |",
+        f"| one seed of it, on one core | the loop, on one core | {_digits(many['one core'])} |",
         f"| the cached last layer, a seed at once | peft on the same layer | {_digits(top['to the last layer'])} |",
         f"| the cached last layer, a seed at once | peft on all layers | {_digits(top['to all layers'])} |",
     ]
     return [
         "(benchmarks-lora)=\n## Adapters",
-        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop trains the same replicas "
-        "to the same losses, one peft model after the other; some of them are timed and the sum is scaled.",
+        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop is over peft models: it "
+        "trains the same replicas one after the other; some of them are timed and the sum is scaled. Losses are "
+        f"{many['losses apart, at most']:g} nats apart at most.",
         "\n".join(lines),
         _made(record),
     ]
