@@ -119,7 +119,8 @@ def plain(value: Any) -> Any:
 def agree(given: Any, expected: Any, within: float) -> bool:
     """Whether a plain value is the expected one, numbers up to `within` (relative above 1, absolute below).
 
-    A list of numbers serves as an array, an array of one number as the number; shapes have to be the same otherwise.
+    A list or tuple serves as an array, and an array as a list; an array of one number serves as the number. Shapes have
+    to be the same otherwise.
 
     >>> agree([1, 2.00001], np.array([1, 2]), 1e-4), agree(1, True, 1e-4), agree([[1], [2, 3]], [[1], [2, 3]], 1e-4)
     (True, False, True)
@@ -129,9 +130,11 @@ def agree(given: Any, expected: Any, within: float) -> bool:
     if isinstance(expected, dict):
         same = isinstance(given, dict) and given.keys() == expected.keys()
         return same and all(agree(given[key], value, within) for key, value in expected.items())
-    if isinstance(expected, list) and not _numeric(expected):
+    if isinstance(expected, np.ndarray) and expected.dtype.kind == "U":
+        expected = expected.tolist()
+    if isinstance(expected, (list, tuple)) and not _numeric(expected):
         given = given.tolist() if isinstance(given, np.ndarray) else given
-        same = isinstance(given, list) and len(given) == len(expected)
+        same = isinstance(given, (list, tuple)) and len(given) == len(expected)
         return same and all(agree(a, b, within) for a, b in zip(given, expected, strict=True))
     if isinstance(expected, np.ndarray) and expected.dtype == bool:
         array = np.asarray(given) if _truths(given) else np.empty(0)
@@ -158,7 +161,7 @@ def _numeric(value: Any) -> bool:
 
 
 def _truths(value: Any) -> bool:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return all(_truths(item) for item in value)
     return isinstance(value, bool) or (isinstance(value, np.ndarray) and value.dtype == bool)
 
@@ -166,12 +169,15 @@ def _truths(value: Any) -> bool:
 def encode(value: Any, depth: int = DEPTH) -> Any:
     """A value as JSON's types; TypeError for what is not data.
 
-    Numbers, text, None, lists, dicts, arrays of numbers, and what turns into an array of them (a tensor, a column of a
-    table); a table is a dict of its columns.
+    Numbers, text, None, lists, tuples, dicts, arrays of numbers or of text, and what turns into one (a tensor, a column
+    of a table); a table is a dict of its columns.
 
-    >>> decode(encode({"a": np.eye(2), "b": [1, None]}))
+    >>> decode(encode({"a": np.eye(2), "b": [1, None], "c": (2, 3)}))
     {'a': array([[1., 0.],
-           [0., 1.]]), 'b': [1, None]}
+           [0., 1.]]), 'b': [1, None], 'c': (2, 3)}
+    >>> context = np.array(["11", "12", "11"])
+    >>> decode(encode(context))[context == "11"]
+    array(['11', '11'], dtype='<U2')
     """
     if depth == 0:
         raise TypeError(f"lists within lists, more than {DEPTH} deep")
@@ -185,17 +191,19 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
         return float(value)
     if isinstance(value, Mapping):
         return {"dict": [[encode(key, depth - 1), encode(item, depth - 1)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [encode(item, depth - 1) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [encode(item, depth - 1) for item in value]}
     if hasattr(value, "columns") and hasattr(value, "items"):
         return {"dict": [[str(name), encode(column, depth - 1)] for name, column in value.items()]}
     array = value.detach() if hasattr(value, "detach") else value
     array = np.asarray(array) if hasattr(array, "__array__") else None
     if array is None:
         raise TypeError(f"not data but {type(value).__name__} (expected numbers, text, lists, dicts, arrays, tables)")
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biufU" or array.ndim == 0:
         return encode(array.tolist(), depth - 1)
-    return {"array": array.tolist(), "shape": list(array.shape)}
+    return {"texts" if array.dtype.kind == "U" else "array": array.tolist(), "shape": list(array.shape)}
 
 
 def decode(value: Any) -> Any:
@@ -222,13 +230,17 @@ def _decode(value: Any) -> Any:
         pairs = [pair for pair in value["dict"] if isinstance(pair, list) and len(pair) == 2]
         if len(pairs) == len(value["dict"]) and not any(isinstance(key, (list, dict)) for key, _ in pairs):
             return {key: _decode(item) for key, item in pairs}
+    if value.keys() == {"tuple"} and isinstance(value["tuple"], list):
+        return tuple(_decode(item) for item in value["tuple"])
     if value.keys() == {"array", "shape"}:
-        return _array(value["array"], value["shape"])
+        return _array(value["array"], value["shape"], (bool, int, float))
+    if value.keys() == {"texts", "shape"}:
+        return _array(value["texts"], value["shape"], (str,))
     raise ValueError("an answer that is not in the form of `encode`")
 
 
-def _array(nested: Any, shape: Any) -> np.ndarray:
-    """Lists in lists of this shape as an array; NumPy itself would make one of anything."""
+def _array(nested: Any, shape: Any, kinds: tuple[type, ...]) -> np.ndarray:
+    """Lists in lists of this shape, items of these kinds, as an array; NumPy itself would make one of anything."""
     if not isinstance(shape, list) or len(shape) > DIMENSIONS:
         raise ValueError("an array without a shape")
     items = [nested]
@@ -237,9 +249,9 @@ def _array(nested: Any, shape: Any) -> np.ndarray:
         if not fits or not all(isinstance(item, list) and len(item) == length for item in items):
             raise ValueError("an array of another shape than it says")
         items = list(chain.from_iterable(items))
-    if not all(isinstance(item, (bool, int, float)) for item in items):
-        raise ValueError("an array of something else than numbers")
+    if not all(isinstance(item, kinds) for item in items):
+        raise ValueError("an array of something else than numbers, or than text")
     array = np.array(items)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biufU":
         raise ValueError("an array of numbers beyond all bounds")
     return array.reshape(shape)

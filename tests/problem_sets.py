@@ -1,5 +1,7 @@
 """Submissions to problem sets, made from the release and from edits of the reference, and what they score."""
 
+import ast
+import builtins
 import contextlib
 import copy
 import functools
@@ -17,7 +19,7 @@ from conftest import ROOT
 from nbformat import NotebookNode
 
 from ncutil.press.classroom import collect, judging, problems
-from ncutil.press.classroom.problems import PICTURES, ProblemSet, names, read_set, role
+from ncutil.press.classroom.problems import PICTURES, REGIONS, ProblemSet, names, read_set, role
 from ncutil.press.classroom.runner import perform
 from ncutil.press.project import Project
 
@@ -111,3 +113,37 @@ def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
     """Scores by part, by the same code that grades a class."""
     answers, texts = handed_over(item, notebook)
     return judging.judge(item, {"texts": texts, "answers": json.dumps(answers)})
+
+
+MODULES = {"np", "pd", "plt", "chsh", "information", "itertools", "neurashed"}
+WORK = (ast.BinOp, ast.UnaryOp, ast.Call, ast.Compare, ast.Subscript, ast.comprehension)
+
+
+class _Bare(ast.NodeTransformer):
+    """All variables get one name, and so does what stands in brackets, but for numbers, text and slices."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return node if node.id in MODULES or hasattr(builtins, node.id) else ast.Name("_", node.ctx)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if not any(isinstance(part, (ast.Constant, ast.Slice)) for part in ast.walk(node.slice)):
+            node.slice = ast.Name("_", ast.Load())
+        return self.generic_visit(node)
+
+
+def bare_expressions(source: str, solution: bool = False) -> set[str]:
+    """Expressions of at least three steps with the names of their variables taken away, of a cell or its solution."""
+    lines = ["" if line.startswith(("%", "!")) else line for line in source.splitlines()]
+    begin, end = REGIONS["solution"]
+    inside, counted = not solution, set()
+    for number, line in enumerate(lines, 1):
+        inside = (inside or begin in line) and not (solution and end in line)
+        counted |= {number} if inside else set()
+    found = set()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.expr) and node.lineno in counted:
+            bare = _Bare().visit(copy.deepcopy(node))
+            # Numbers with signs are no calculation.
+            if sum(isinstance(part, WORK) for part in ast.walk(bare)) >= 3 and "_" in (text := ast.unparse(bare)):
+                found.add(text)
+    return found

@@ -1,8 +1,10 @@
 """The classroom's commands, as a teacher and a student use them: a class of twelve, graded in the sandbox."""
 
 import contextlib
+import copy
 import csv
 import functools
+import html
 import io
 import json
 import os
@@ -14,8 +16,10 @@ import subprocess
 import sys
 import termios
 import time
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from nbgrader.api import Gradebook
 from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference
 
 from ncutil.__main__ import main
-from ncutil.press.classroom import collect, commands, gradebook
+from ncutil.press.classroom import checking, collect, commands, entered, gradebook, intake, judging
 from ncutil.press.classroom.problems import beginning, overview, rubric, secrets
 from ncutil.press.project import PressError, Project
 
@@ -350,6 +354,174 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
     assert (found["points"], found["comment"]) == ("", "[3.5 for an earlier submission] A *fine* answer")
 
 
+def of_some(graded: Path, folder: Path, *students: str) -> Path:
+    """A copy of a graded class, with the submissions of these students alone."""
+    course = shutil.copytree(graded, folder / "course")
+    for place in (course / "submitted").iterdir():
+        if place.name not in students:
+            shutil.rmtree(place)
+    return course
+
+
+@contextlib.contextmanager
+def open_book(course: Path) -> Iterator[Gradebook]:
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        yield book
+        book.db.commit()
+
+
+def enter(book: Gradebook, student: str, points: float | None, comment: str | None = None) -> None:
+    """What a person does in nbgrader's gradebook to the written part."""
+    book.find_grade("argue", SET, SET, student).manual_score = points
+    book.find_comment("argue", SET, SET, student).manual_comment = comment
+
+
+@here
+def test_what_is_entered_in_the_gradebook_counts_everywhere(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada", "sloppy")
+    with open_book(course) as book:
+        enter(book, "ada", 3.5, "Well put")
+        book.find_grade("total-check", SET, SET, "ada").extra_credit = 1.5
+        book.grant_extension(SET, "sloppy", days=2)
+    done = classroom("grade", str(course))
+    said = (
+        "ada, 01-chsh, argue: gradebook.db was changed, to 3.5 points and 'Well put'; manual.csv, which had no points"
+    )
+    assert said in done.stdout
+    assert (row(course, "ada")["score"], row(course, "ada")["extra"]) == ("31", "1.5")
+    assert row(course, "sloppy")["late"] == ""
+    (mark,) = (mark for mark in table(course / "manual.csv") if mark["student"] == "ada")
+    assert (mark["points"], mark["comment"]) == ("3.5", "Well put")
+    page = (course / "feedback" / "ada" / "feedback.html").read_text()
+    assert "31 of 30 points" in page
+    assert "1.5 points of extra credit" in page
+    # Nothing of it is lost, and nothing said, when nothing has changed; nor where the gradebook is written anew.
+    (course / "gradebook.db").rename(course / "away.db")
+    assert "gradebook.db was changed" not in classroom("grade", str(course)).stdout
+    assert contents(course)[SET, "ada"][0] == 31
+    with open_book(course) as book:
+        assert book.find_submission(SET, "sloppy").extension == timedelta(days=2)
+        assert book.find_comment("argue", SET, SET, "ada").comment == "Well put"
+
+
+@here
+@pytest.mark.parametrize(
+    ("in_book", "in_table", "points", "remark", "says"),
+    [
+        (2.0, "3", "3", "", ""),
+        (3.0, "2", "3", "", "gradebook.db was changed, to 3 points"),
+        (None, "2", "", "", "gradebook.db was changed, to no points"),
+        (1.0, "3", "1", "[manual.csv had 3 points]", "both were changed, gradebook.db to 1 points and manual.csv to 3"),
+        (None, "3", "3", "", "manual.csv was changed, to 3 points, which counts"),
+        (3.0, "3", "3", "", ""),
+    ],
+)
+def test_where_table_and_gradebook_differ_the_later_entry_counts(
+    graded: tuple[Path, dict[str, float | None], str],
+    tmp_path: Path,
+    in_book: float | None,
+    in_table: str,
+    points: str,
+    remark: str,
+    says: str,
+) -> None:
+    """Both had 2 points when the class was graded last."""
+    course = of_some(graded[0], tmp_path, "ada")
+    head = "student,set,part,points,of,comment,submission"
+    (course / "manual.csv").write_text(f"{head}\nada,{SET},argue,2,4,,\n")
+    classroom("grade", str(course))
+    with open_book(course) as book:
+        enter(book, "ada", in_book)
+    (course / "manual.csv").write_text(f"{head}\nada,{SET},argue,{in_table},4,,\n")
+    done = classroom("grade", str(course))
+    assert says in done.stdout
+    assert ("changed" in done.stdout) == bool(says)
+    (mark,) = table(course / "manual.csv")
+    assert (mark["points"], mark["comment"]) == (points, remark)
+    score = 26 + float(points or 0)
+    assert row(course, "ada")["score"] == f"{score:g}"
+    assert contents(course)[SET, "ada"][0] == score
+    assert "changed" not in classroom("grade", str(course)).stdout
+
+
+@here
+def test_an_entry_in_the_gradebook_for_an_earlier_submission_becomes_a_remark(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    with open_book(course) as book:
+        enter(book, "ada", 3)
+    item = problem_set(SET)
+    path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
+    path.write_text(nbformat.writes(fill(item, reference(item) | {"argue": "Another answer."})))
+    classroom("grade", str(course))
+    (mark,) = (mark for mark in table(course / "manual.csv") if mark["student"] == "ada")
+    assert (mark["points"], mark["comment"]) == ("", "[3 for an earlier submission] ")
+    assert row(course, "ada")["score"] == "26"
+
+
+@here
+def test_what_cannot_be_in_a_gradebook_is_said_before_anything_is_written(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    with open_book(course) as book:
+        enter(book, "ada", 7)
+    before = (course / "grades.csv").read_bytes()
+    done = classroom("grade", str(course))
+    assert done.exit_code == 1
+    assert "ada, 01-chsh, argue: 7 is not a number of points from 0 to 4" in done.stderr
+    (course / "gradebook.db").write_text("no database")
+    done = classroom("grade", str(course))
+    assert "gradebook.db cannot be read as nbgrader's gradebook: file is not a database" in done.stderr
+    assert (course / "grades.csv").read_bytes() == before
+
+
+@here
+@pytest.mark.filterwarnings("ignore:Object of type <Submitted")
+def test_an_extension_comes_before_the_submission(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    """As the page for teachers says: nbgrader keeps it with a submission, which nobody has handed in yet."""
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "book" / "teaching.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    course = of_some(graded[0], tmp_path, "ada")
+    exec(code.replace("classes/ml-2027", str(course)).replace("eve", "missing"), {})
+    assert classroom("grade", str(course)).exit_code == 0
+    assert row(course, "missing")["status"] == "missing"
+    item = problem_set(SET)
+    hand_in(course, "missing", fill(item, reference(item)), "2027-03-03 17:00:00 UTC")
+    classroom("grade", str(course))
+    assert (row(course, "missing")["score"], row(course, "missing")["late"]) == ("26", "")
+
+
+@here
+def test_nbgrader_exports_what_the_table_has(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "nbgrader",
+            "export",
+            "--db",
+            f"sqlite:///{graded[0] / 'gradebook.db'}",
+            "--to",
+            "all.csv",
+        ],
+        cwd=tmp_path,
+        env=clone_environment(ROOT),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = {one["student_id"]: float(one["score"]) for one in table(tmp_path / "all.csv") if one["assignment"] == SET}
+    ours = {one["student"].removeprefix("'"): float(one["score"] or 0) for one in table(graded[0] / "grades.csv")}
+    assert theirs == ours
+
+
 @here
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_marks_are_read_as_a_spreadsheet_writes_them(
@@ -560,6 +732,163 @@ def test_progress_is_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert process.wait() == 0
     cells = sum(cell.cell_type == "code" for cell in item.released.cells)
     assert re.search(rf"100%.*{cells}/{cells}".encode(), shown)
+
+
+def a_text(words: str) -> Any:
+    return nbformat.v4.new_markdown_cell(words)
+
+
+def at(notebook: Any, name: str) -> int:
+    return next(number for number, cell in enumerate(notebook.cells) if collect.grade_id(cell) == name)
+
+
+def split(notebook: Any) -> None:
+    here = at(notebook, "argue")
+    notebook.cells[here : here + 1] = [copy.deepcopy(notebook.cells[here]) for _ in range(2)]
+    for cell, words in zip(notebook.cells[here:], ("(a) One.", "(b) Two."), strict=False):
+        cell.source = words
+
+
+def below_the_stub(notebook: Any) -> None:
+    notebook.cells[at(notebook, "argue") + 1 :] = [a_text("(a) One."), a_text("(b) Two.")]
+
+
+def typed_anew(notebook: Any) -> None:
+    notebook.cells[at(notebook, "argue")] = a_text("(a) One.\n\n(b) Two.")
+
+
+def before_the_figure(notebook: Any) -> None:
+    heading = next(n for n, cell in enumerate(notebook.cells) if "## Part 6" in cell.source)
+    notebook.cells.insert(heading + 1, a_text("(a) One.\n\n(b) Two."))
+
+
+def as_raw_text(notebook: Any) -> None:
+    notebook.cells[at(notebook, "argue")].update(cell_type="raw", source="(a) One.\n\n(b) Two.")
+
+
+def in_an_earlier_part(notebook: Any) -> None:
+    notebook.cells.insert(at(notebook, "verdict-check") + 1, a_text("A note of mine."))
+
+
+def not_at_all(notebook: Any) -> None:
+    notebook.cells[at(notebook, "argue")].source += "\n\n"
+
+
+def deleted(notebook: Any) -> None:
+    del notebook.cells[at(notebook, "argue")]
+
+
+@here
+@pytest.mark.parametrize(
+    ("write", "answered"),
+    [
+        *((write, True) for write in (split, below_the_stub, typed_anew, before_the_figure, as_raw_text)),
+        *((write, False) for write in (in_an_earlier_part, not_at_all, deleted)),
+    ],
+)
+def test_a_written_answer_is_read_wherever_in_its_part_it_stands(
+    tmp_path: Path, write: Callable[[Any], None], answered: bool
+) -> None:
+    """And a student is told the same as what grading does."""
+    item = problem_set(SET)
+    notebook = fill(item, {})
+    write(notebook)
+    path = tmp_path / "notebook.ipynb"
+    path.write_text(json.dumps(notebook))
+    read = intake.read_notebook(path)
+    _, texts = collect.make_task(item, read)
+    judged = judging.judge(item, {"answers": "{}", "texts": texts})["argue"]
+    assert judged["score"] == (None if answered else 0)
+    assert texts["argue"] == ("(a) One.\n\n(b) Two." if answered else "")
+    (found,) = (finding for finding in checking.review(read, {}) if finding.by_hand)
+    assert found.answered == answered
+    assert found.bad == (write is deleted)
+    assert ("is marked by hand" in found.says) == answered
+
+
+@here
+def test_missing_cells_and_another_class_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(collect, "run_task", lambda *_: {"status": "done", "seconds": 0, "answers": "{}"})
+    item = problem_set(SET)
+
+    def note(spoil: Callable[[Any], None]) -> str:
+        notebook = fill(item, {})
+        spoil(notebook)
+        path = tmp_path / f"{SET}.ipynb"
+        path.write_text(json.dumps(notebook))
+        submission = intake.Submission("ada", SET, path, None, "")
+        return str(collect.run_submission(item, submission, "", collect.LIMITS)["note"])
+
+    assert note(lambda notebook: None) == ""
+    assert note(lambda notebook: without(notebook, "total")) == "released cells are missing from the notebook: total"
+    assert "does not say which class" in note(lambda notebook: notebook.metadata.pop("ncutil"))
+    assert "released for another class" in note(lambda notebook: notebook.metadata.ncutil.update(seed=1))
+
+
+@here
+def test_a_solution_in_a_given_cell_is_a_finding(tmp_path: Path) -> None:
+    """Grading runs the released cell, so that what was merged into it is lost."""
+    item = problem_set(SET)
+    notebook = fill(item, reference(item))
+    solution = notebook.cells.pop(at(notebook, "visibility"))
+    given = next(cell for cell in notebook.cells if cell.source.startswith("rng = np.random.default_rng([seed, 4])"))
+    given.source += f"\n{solution.source}"
+    done = checked(tmp_path, notebook)
+    assert done.exit_code == 1
+    assert "is not as it was released; grading runs the released one" in done.stdout
+    assert "the cell visibility is missing" in done.stdout
+    assert "5 of 5 parts pass their checks, 1 is marked by hand, 1 other cell fails" in done.stderr
+
+
+@here
+def test_a_second_notebook_is_said_and_not_opened(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    (course / "submitted" / "ada" / SET / "01-chsh-final.ipynb").write_text("no notebook")
+    done = classroom("grade", str(course))
+    assert done.exit_code == 1
+    said = "of several notebooks the one called 01-chsh.ipynb counts; '01-chsh-final.ipynb' was not opened"
+    assert f"ada, {SET}: {said}" in done.stdout
+    assert "1 not recognised" in done.stderr
+    assert row(course, "ada")["note"] == said
+    assert row(course, "ada")["score"] == "26"
+    assert said in html.unescape((course / "feedback" / "ada" / "feedback.html").read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("seed: -1", "expected 'seed: ' and a whole number from 0 to 2147483647, not -1"),
+        ("seed: true", "a whole number from 0 to 2147483647, not True"),
+        ("seed: ten", "a whole number from 0 to 2147483647, not 'ten'"),
+        ("due: {}", "a whole number from 0 to 2147483647"),
+        ("seed: 1\ndue: 2027-03-01 18:00", "expected below 'due:' a line for each set, such as '  01-chsh: 2027-03-01"),
+        ("seed: 1\ndue:\n  - 01-chsh: 2027-03-01 18:00", "expected below 'due:' a line for each set"),
+        ("seed: 1\ndue:\n  01-chsh: soon", "course.yml: 'soon' is not a date and time"),
+    ],
+)
+def test_a_wrong_course_file_is_refused_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "course.yml").write_text(text)
+    with pytest.raises(PressError, match=re.escape(complaint)) as refused:
+        collect.read_course(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_student_is_one_in_every_form_of_unicode(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "zoë") for form in ("NFC", "NFD"))
+    (tmp_path / "course.yml").write_text("seed: 1\n")
+    (tmp_path / "students.csv").write_text(f"student,name\n{composed},Zoë\n")
+    head = "student,set,part,points,of,comment,submission"
+    (tmp_path / "manual.csv").write_text(f"{head}\n{apart},{SET},argue,2,4,,\n")
+    (tmp_path / "submitted" / apart / SET).mkdir(parents=True)
+    course = collect.read_course(tmp_path)
+    assert course.roster == {composed: "Zoë"}
+    (found,), strays = collect.collect(course, NAMES)
+    assert (found.student, strays) == (composed, {})
+    assert entered.read(course, {SET: {"argue": 4}})[0].keys() == {(composed, SET)}
+    (tmp_path / "submitted" / composed).mkdir()
+    assert "two folders have this name" in collect.collect(course, NAMES)[1][composed][0]
 
 
 @here

@@ -469,11 +469,13 @@ def cheats() -> list[Case]:
         cheat("edits a test", WRONG, shape=edit(lambda n: cell(n, "double-check").update(source="pass"))),
         Case(
             "removes the tests",
+            note="released cells are missing from the notebook: double-check, largest-check",
             shape=edit(lambda n: n.update(cells=[c for c in n.cells if not str(grade_id(c)).endswith("check")])),
         ),
         Case(
             "removes a part",
             points=(0, 3),
+            note="released cells are missing from the notebook: double",
             said=("NameError: name 'double' is not defined", ""),
             given=("double is not defined", "887"),
             shape=edit(lambda n: n.cells.remove(cell(n, "double"))),
@@ -710,7 +712,7 @@ def broken_files() -> list[Case]:
         Case(
             "another class",
             shape=edit(formula_note),
-            note="the notebook was not released for this class: its numbers are others",
+            note="the notebook was released for another class: its numbers are others",
         ),
     ]
 

@@ -14,6 +14,7 @@ from problem_sets import (
     PROJECT,
     SEED,
     answers,
+    bare_expressions,
     edited,
     fill,
     handed_over,
@@ -221,6 +222,48 @@ def test_release_is_a_valid_notebook_of_nbgrader_and_shows_no_solution(name: str
     for cell in item.released.cells:
         if role(cell) != "text":
             assert cell.metadata.nbgrader.checksum == compute_checksum(cell), cell.metadata.nbgrader.grade_id
+
+
+SAID = {"np.tanh(_ @ _['W1'].T + _['b1'])", "_ @ _['W1'].T + _['b1']"}
+"""A given function says what the model is; solutions of later parts begin with the same line."""
+
+TAUGHT = {
+    "-(_ * np.log2(_)).sum()",
+    "(_ * np.log2(_)).sum()",
+    "np.abs(_) / np.diag(_)[:, None]",
+    "np.exp(_ - _.max())",
+    "~np.eye(len(_), dtype=bool)",
+    "_[0] - _[1]",
+    "_[_] / _[_]",
+    "_[_].mean() - _[_].mean()",
+}
+"""What chapters say in the same words: entropy, leverage and softmax, which they teach, and phrases of the language."""
+
+
+def test_no_given_cell_and_no_chapter_calculates_what_a_solution_does(name: str) -> None:
+    """Whatever its variables are called there: a figure of a later part, say, is drawn from a file instead."""
+    cells = [cell for cell in problem_set(name).source.cells if role(cell) == "solution"]
+    solutions = {text for cell in cells for text in bare_expressions(cell.source, solution=True)}
+    given = [cell.source for other in NAMES for cell in problem_set(other).released.cells if cell.cell_type == "code"]
+    chapters = [
+        cell.source
+        for chapter in PROJECT.chapters.values()
+        for cell in chapter.notebook.cells
+        if cell.cell_type == "code"
+    ]
+    assert len(solutions) >= 5
+    for sources, allowed in ((given, SAID), (chapters, TAUGHT)):
+        assert solutions & set().union(*map(bare_expressions, sources)) - allowed == set()
+
+
+def test_a_calculation_is_known_again_by_other_names() -> None:
+    solution = "def gap(e, d):\n    ### BEGIN SOLUTION\n    return 2 - (1 - e) ** 2 + 2 * e * d\n    ### END SOLUTION"
+    assert bare_expressions("curve = 2 - (1 - alone) ** 2 + 2 * alone * lag") & bare_expressions(
+        solution, solution=True
+    )
+    means = "E[alike & others].mean() - E[~alike].mean()"
+    assert bare_expressions("x = M[same].mean() - M[rest].mean()") & bare_expressions(means)
+    assert not bare_expressions("x = M[0].mean() - M[1].mean()") & bare_expressions(means)
 
 
 def test_source_is_text_that_survives_a_round_trip(name: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from ncutil.press.classroom.collect import grade_id
-from ncutil.press.classroom.problems import GIVEN, beginning, headings
+from ncutil.press.classroom.collect import grade_id, written
+from ncutil.press.classroom.problems import GIVEN, beginning, headings, is_text_as_released
 
 OPEN = "not filled in yet"
 """What the stub of a solution raises, in words."""
@@ -66,12 +66,22 @@ def run(task: dict[str, Any], folder: Path, step: Callable[[str], None]) -> dict
 def review(notebook: NotebookNode, answers: dict[str, Any]) -> list[Finding]:
     """What there is to say, in the order of the notebook; parts that are missing from it come last."""
     parts = _parts(notebook)
-    found = list(_present(notebook, answers, {part: title for part, (title, _) in parts.items()}))
+    titles = {part: title for part, (title, _) in parts.items()}
+    by_hand = [part for part, (_, read_by_a_person) in parts.items() if read_by_a_person]
+    texts = written(notebook, titles, by_hand, lambda cell: is_text_as_released(cell) or _is_stub(cell))
+    found = list(_present(notebook, answers, titles, texts))
     present = {finding.part for finding in found}
-    for part, (title, by_hand) in parts.items():
+    for part, title in titles.items():
         if part not in present:
-            says = f"{title}: its cell {part} is missing; copy it from the release"
-            found.append(Finding(True, says, part, by_hand, answered=False))
+            read = bool(texts.get(part))
+            instead = "is marked by hand, from the text in the part" if read else "copy it from the release"
+            says = f"{title}: its cell {part} is missing; {instead}"
+            found.append(Finding(not read, says, part, part in by_hand, answered=read))
+    names = {grade_id(cell) for cell in notebook.cells}
+    for name in str(_about(notebook).get("solutions", "")).split():
+        if name not in names:
+            says = f"the cell {name} is missing; code for it counts in any cell of your own before its check"
+            found.append(Finding(False, says))
     return found
 
 
@@ -102,8 +112,10 @@ def _parts(notebook: NotebookNode) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def _present(notebook: NotebookNode, answers: dict[str, Any], titles: dict[str, str]) -> Iterator[Finding]:
-    run = 0
+def _present(
+    notebook: NotebookNode, answers: dict[str, Any], titles: dict[str, str], texts: dict[str, str]
+) -> Iterator[Finding]:
+    run, said = 0, set[str]()
     for number, cell in enumerate(notebook.cells):
         name, error = grade_id(cell), ""
         if cell.cell_type == "code":
@@ -116,16 +128,23 @@ def _present(notebook: NotebookNode, answers: dict[str, Any], titles: dict[str, 
             if error not in ("", OPEN):
                 yield Finding(True, f"cell [{run}], which begins with `{beginning(cell.source)}`: {error}")
             elif name.startswith(GIVEN) and _is_changed(cell):
-                yield Finding(False, f"cell [{run}] is not as it was released; grading uses the released one")
+                says = "is not as it was released; grading runs the released one, so put what is yours in another cell"
+                yield Finding(True, f"cell [{run}] {says}")
         elif cell.metadata.nbgrader.get("solution"):
-            answered = bool(cell.source.strip()) and _is_changed(cell)
+            answered = bool(texts.get(name))
             says = "is marked by hand" if answered else "not answered yet"
-            yield Finding(False, f"{title}: {says}", name, by_hand=True, answered=answered)
+            if name not in said:
+                yield Finding(False, f"{title}: {says}", name, by_hand=True, answered=answered)
+            said.add(name)
         elif _is_changed(cell):
             says = "its check is not as it was released; copy the cell from the release"
             yield Finding(True, f"{title}: {says}", name)
         else:
             yield Finding(bool(error), f"{title}: {error or 'its checks pass'}", name)
+
+
+def _is_stub(cell: NotebookNode) -> bool:
+    return _is_graded(cell) and not _is_changed(cell)
 
 
 def _is_changed(cell: NotebookNode) -> bool:

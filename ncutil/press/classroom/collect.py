@@ -10,9 +10,10 @@ import json
 import re
 import sys
 import tempfile
+import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -24,14 +25,17 @@ from ncutil.asking import encode
 from ncutil.press import sandbox
 from ncutil.press.classroom import intake
 from ncutil.press.classroom.intake import Submission, language, parse_time, read_notebook, read_regular
-from ncutil.press.classroom.problems import GIVEN, ProblemSet
+from ncutil.press.classroom.problems import GIVEN, ProblemSet, is_text_as_released
 from ncutil.press.project import PressError, read_yaml
 from ncutil.press.skip import digest
 
-FORMAT = 1
+FORMAT = 2
 ANSWERS = 8 * 2**20
 """Bytes of what a submission hands over."""
 CELL_SECONDS = 60
+SEEDS = 2**31 - 1
+"""The largest seed of a class."""
+
 SETTINGS = ".matplotlib"
 LIMITS = sandbox.Limits(wall=300, cpu=240)
 
@@ -57,9 +61,14 @@ def read_course(folder: Path) -> Course:
         raise PressError(f"{folder} is no course folder (no course.yml): 'ncutil class release {folder}' makes one")
     given = read_yaml(folder / "course.yml")
     seed = given.get("seed") if isinstance(given, dict) else None
-    if not isinstance(seed, int):
-        raise PressError(f"{folder / 'course.yml'}: expected 'seed: ' and a whole number")
-    due = {str(name): read_time(value, "course.yml") for name, value in (given.get("due") or {}).items()}
+    if type(seed) is not int or not 0 <= seed <= SEEDS:
+        shown = f", not {seed!r}" if seed is not None else ""
+        raise PressError(f"{folder / 'course.yml'}: expected 'seed: ' and a whole number from 0 to {SEEDS}{shown}")
+    dates = given.get("due") or {}
+    if not isinstance(dates, dict):
+        expected = "below 'due:' a line for each set, such as '  01-chsh: 2027-03-01 18:00'"
+        raise PressError(f"{folder / 'course.yml'}: expected {expected}, not {str(dates)[:80]!r}")
+    due = {str(name): read_time(value, "course.yml") for name, value in dates.items()}
     return Course(folder, seed, due, _roster(folder))
 
 
@@ -77,16 +86,25 @@ def _roster(folder: Path) -> dict[str, str]:
     if path.is_file():
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
-                student = (row.get("student") or "").strip()
+                student = one_form((row.get("student") or "").strip())
                 if not _can_be_a_student(student):
                     raise PressError(f"{path}: expected the columns student and name, and in every row {STUDENT}")
                 found[student] = (row.get("name") or "").strip()
                 if not found[student].isprintable():
                     raise PressError(f"{path}: the name of {student} holds what cannot be printed: {found[student]!a}")
-    for place in sorted((folder / "submitted").glob("*")):
-        if place.is_dir() and _can_be_a_student(place.name):
-            found.setdefault(place.name, "")
+    for place in _places(folder):
+        if place.is_dir() and _can_be_a_student(one_form(place.name)):
+            found.setdefault(one_form(place.name), "")
     return dict(sorted(found.items()))
+
+
+def _places(folder: Path) -> list[Path]:
+    return sorted((folder / "submitted").glob("*"))
+
+
+def one_form(name: str) -> str:
+    """A name as one of the several ways in which Unicode can write it: a file system may choose another."""
+    return unicodedata.normalize("NFC", name)
 
 
 STUDENT = "a student of 1 to 80 printable characters without '/', and no space at either end"
@@ -101,13 +119,20 @@ def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], d
     """Everything handed in, by student and set; and by student, a line for everything that is no submission."""
     found: list[Submission] = []
     strays: dict[str, list[str]] = {}
-    for student in course.roster:
-        own, lines = intake.find(course.folder / "submitted" / student, names)
-        found += own
-        if lines:
-            strays[student] = lines
-    for place in sorted((course.folder / "submitted").glob("*")):
-        if place.name not in course.roster and not place.name.startswith("."):
+    seen: set[str] = set()
+    for place in _places(course.folder):
+        student = one_form(place.name)
+        if student in seen:
+            strays.setdefault(student, []).append(
+                "two folders have this name, in two Unicode forms; one was not opened"
+            )
+        elif student in course.roster:
+            seen.add(student)
+            own, lines = intake.find(place, names)
+            found += [replace(one, student=student) for one in own]
+            if lines:
+                strays[student] = lines
+        elif not place.name.startswith("."):
             strays[ascii(place.name)] = [f"not the folder of a student; expected {STUDENT}"]
     return found, strays
 
@@ -117,6 +142,42 @@ def grade_id(cell: NotebookNode) -> str:
     grading = cell.metadata.get("nbgrader")
     name = grading.get("grade_id") if isinstance(grading, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def written(
+    notebook: NotebookNode,
+    titles: Mapping[str, str],
+    by_hand: Collection[str],
+    is_given: Callable[[NotebookNode], bool],
+) -> dict[str, str]:
+    """What a student has written in each part that a person reads, "" where nothing was.
+
+    It need not stand in the part's own cell: a cell that is split is two, and a deleted one may have been typed anew.
+    So every text between the headings of the part and the next one counts, in its order, but for what was given.
+
+    titles : of all parts, such as "Part 6: Argue (4 points)", by the name of their graded cell
+    is_given : whether a cell is as it was released
+    """
+    marks = {f"## {title.partition(':')[0]}": part for part, title in titles.items()}
+    texts: dict[str, list[str]] = {part: [] for part in by_hand}
+    here = ""
+    for cell in notebook.cells:
+        name = grade_id(cell)
+        if cell.cell_type == "code" and name not in texts:
+            continue
+        here = next((part for mark, part in marks.items() if f"\n{mark}" in f"\n{cell.source}"), here)
+        place = name if name in texts else here
+        if place in texts and cell.source.strip() and not is_given(cell):
+            texts[place].append(cell.source.strip())
+    return {part: "\n\n".join(pieces) for part, pieces in texts.items()}
+
+
+def _missing(problem_set: ProblemSet, notebook: NotebookNode) -> str:
+    """Which released cells are not in a notebook, in words; of those that a student fills in or is checked by."""
+    present = {grade_id(cell) for cell in notebook.cells}
+    names = [name for cell in problem_set.released.cells if (name := grade_id(cell)) and not name.startswith(GIVEN)]
+    gone = ", ".join(name for name in names if name not in present)
+    return f"released cells are missing from the notebook: {gone}" if gone else ""
 
 
 def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str, Any], dict[str, str]]:
@@ -129,18 +190,15 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
     """
     ours = {grade_id(cell): cell for cell in problem_set.released.cells if grade_id(cell)}
     sources: dict[str, list[str]] = defaultdict(list)
-    texts: dict[str, str] = {}
     added: list[str] = []
     for cell in notebook.cells:
         name = grade_id(cell)
-        if name in ours and ours[name].cell_type == "markdown":
-            texts[name] = cell.source
-        elif cell.cell_type == "code" and name in ours:
+        if cell.cell_type == "code" and name in ours:
             sources[name] += added + ([cell.source] if ours[name].metadata.nbgrader.solution else [])
             added = []
         elif cell.cell_type == "code" and not name.startswith(GIVEN):
             added.append(cell.source)
-    if not sources and not texts:
+    if not ours.keys() & {grade_id(cell) for cell in notebook.cells}:
         raise ValueError("none of its cells belongs to this problem set; some editors drop the names of cells")
     asks = {part.id: part.asks for part in problem_set.parts}
     cells = []
@@ -149,6 +207,10 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
             given = [] if cell.metadata.nbgrader.solution else [f"seed = {problem_set.seed}", cell.source]
             asked = [{"name": ask.name, "inputs": encode(ask.inputs)} for ask in asks.get(name, ())]
             cells.append({"id": name, "sources": [*sources[name], *given], "asks": asked})
+    stands = {cell.source.strip() for cell in problem_set.released.cells}
+    titles = {part.id: part.title for part in problem_set.parts}
+    by_hand = [part.id for part in problem_set.parts if part.by_hand]
+    texts = written(notebook, titles, by_hand, lambda cell: cell.source.strip() in stands or is_text_as_released(cell))
     return {"cells": cells, "cell_seconds": CELL_SECONDS}, texts
 
 
@@ -232,9 +294,11 @@ def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, l
         return record | {"status": "not run", "note": str(error)}
     released = notebook.metadata.get("ncutil")
     seed = released.get("seed") if isinstance(released, dict) else None
-    notes = []
-    if seed != problem_set.seed:
-        notes.append("the notebook was not released for this class: its numbers are others")
+    notes = [missing] if (missing := _missing(problem_set, notebook)) else []
+    if seed is None:
+        notes.append("the notebook does not say which class it was released for; it was run with this class's numbers")
+    elif seed != problem_set.seed:
+        notes.append("the notebook was released for another class: its numbers are others")
     if (spoken := language(notebook)) != "python":
         notes.append(f"the notebook's kernel speaks {spoken!r}; it was run as Python")
     record["note"] = "; ".join(notes)

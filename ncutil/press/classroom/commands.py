@@ -21,6 +21,7 @@ from ncutil.press.run import ONE_THREAD
 
 if TYPE_CHECKING:
     from ncutil.press.classroom.collect import Course, Record
+    from ncutil.press.classroom.entered import Entered
     from ncutil.press.classroom.gradebook import Grade
     from ncutil.press.classroom.intake import Submission
     from ncutil.press.classroom.problems import ProblemSet
@@ -131,11 +132,12 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
     """Run and judge what is in DIR/submitted/<student>/<set>/, and write the grades.
 
     Goes on where it was stopped. Writes gradebook.db, grades.csv, manual.csv (enter points of parts marked by hand
-    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end, or
-    if a cell of it was stopped because it took too long.
+    there, then grade again), feedback/ and report.html. Exit status 1 if a submission could not be run to its end, if
+    a cell of it was stopped because it took too long, or if a notebook or anything else was not opened.
     """
     _refuse_windows()
-    from ncutil.press.classroom import collect, gradebook, problems
+    from ncutil.press.classroom import collect, entered, problems
+    from ncutil.press.classroom.intake import printable
 
     project = Project.find()
     course = collect.read_course(folder)
@@ -147,24 +149,47 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
             raise PressError(f"course.yml: no problem set {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         sets = {item.name: item for item in _read_sets(project, sorted(used), course.seed)}
         points = {name: {part.id: part.points for part in item.parts} for name, item in sets.items()}
-        marks = gradebook.read_marks(course, points)
+        # What is wrong in it is said before anything runs.
+        entered.read(course, points)
         records = _bring_up_to_date(course, sets, submissions, jobs, regrade, unsafe_no_sandbox)
-        handed_in = {(s.student, s.name): s.handed_in for s in submissions}
-        grades = [
-            gradebook.Grade(
-                student=student,
-                name=course.roster[student],
-                problem_set=item,
-                record=records.get((student, name)),
-                handed_in=handed_in.get((student, name)),
-                due=course.due.get(name),
-                marks=marks.get((student, name), {}),
-            )
-            for student in course.roster
-            for name, item in sets.items()
-        ]
+        by_hand, lines = entered.read(course, points)
+        for line in lines:
+            click.secho(printable(line), fg="yellow")
+        grades = _grades(course, sets, submissions, records, by_hand)
         waiting = _write(course, list(sets.values()), grades, strays)
     _summary(course, grades, waiting, strays)
+
+
+def _grades(
+    course: "Course",
+    sets: "dict[str, ProblemSet]",
+    submissions: "list[Submission]",
+    records: "dict[tuple[str, str], Record]",
+    entered: "dict[tuple[str, str], Entered]",
+) -> "list[Grade]":
+    """What there is to say of every student and set."""
+    from ncutil.press.classroom.entered import Entered
+    from ncutil.press.classroom.gradebook import Grade
+
+    came = {(one.student, one.name): one for one in submissions}
+    grades = []
+    for who in itertools.product(course.roster, sets):
+        student, name = who
+        own, submission = entered.get(who, Entered()), came.get(who)
+        grade = Grade(
+            student=student,
+            name=course.roster[student],
+            problem_set=sets[name],
+            record=records.get(who),
+            handed_in=submission.handed_in if submission else None,
+            due=course.due.get(name),
+            marks=own.marks,
+            beside=submission.beside if submission else "",
+            extra=own.extra,
+            extension=own.extension,
+        )
+        grades.append(grade)
+    return grades
 
 
 def _read_sets(project: Project, names: Sequence[str], seed: int) -> "list[ProblemSet]":
@@ -288,9 +313,10 @@ def _has_to_run(record: "Record", submission: "Submission", item: "ProblemSet", 
 
 def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", strays: dict[str, list[str]]) -> int:
     """Write everything that a teacher and the students read; returns how many parts wait for a mark."""
-    from ncutil.press.classroom import gradebook, pages
+    from ncutil.press.classroom import entered, gradebook, pages
 
     gradebook.write_gradebook(course, sets, grades)
+    entered.keep(course, grades)
     gradebook.write_grades(course, grades)
     for student in course.roster:
         own = [grade for grade in grades if grade.student == student]
@@ -316,11 +342,15 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
         click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}"), fg="yellow")
     for grade in timeouts:
         click.secho(f"{grade.student}, {grade.problem_set.name}: out of time in {grade.timeouts}", fg="yellow")
+    beside = [grade for grade in present if grade.beside]
+    for grade in beside:
+        if grade not in [*stopped, *not_run]:
+            click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.beside}"), fg="yellow")
     for student, lines in strays.items():
         for line in lines:
             click.secho(printable(f"{student}: {line}"), fg="yellow")
-    if stopped or not_run or timeouts or strays:
-        lost = sum(map(len, strays.values()))
+    if stopped or not_run or timeouts or beside or strays:
+        lost = sum(map(len, strays.values())) + len(beside)
         raise PressError(
             f"{len(stopped)} stopped before their end, {len(not_run)} could not be run, {lost} not recognised, "
             f"{len(timeouts)} with a cell that took too long: see report.html"

@@ -7,17 +7,18 @@ import csv
 import io
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ncutil.press.classroom.collect import Course, Record
+from ncutil.press.classroom.collect import Course, Record, one_form
 from ncutil.press.classroom.problems import ProblemSet
 from ncutil.press.project import PressError
 
 MARKS = ("student", "set", "part", "points", "of", "comment", "submission")
-GRADES = ("student", "name", "set", "score", "of", "to_mark", "status", "late", "handed_in", "out_of_time", "note")
+ROW = ("student", "name", "set", "score", "of", "extra", "to_mark")
+GRADES = (*ROW, "status", "late", "handed_in", "out_of_time", "note")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -32,7 +33,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Grade:
-    """One student and one set: `scores` by part, None where a teacher has to mark; nothing handed in has no record."""
+    """One student and one set: `scores` by part, None where a teacher has to mark; nothing handed in has no record.
+
+    due : of the set, to which this student's extension comes
+    beside : what was handed in as well and was not opened
+    extra : extra credit by part, which nbgrader's gradebook alone has a place for
+    """
 
     student: str
     name: str
@@ -41,6 +47,9 @@ class Grade:
     handed_in: datetime | None
     due: datetime | None
     marks: Mapping[str, Mark]
+    beside: str = ""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    extension: timedelta = timedelta(0)
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -61,8 +70,10 @@ class Grade:
 
     @property
     def score(self) -> float | None:
-        """Points so far; None where nothing was handed in."""
-        return sum(points or 0.0 for points in self.scores.values()) if self.record else None
+        """Points so far, with extra credit; None where nothing was handed in."""
+        if self.record is None:
+            return None
+        return sum(points or 0.0 for points in self.scores.values()) + sum(self.extra.values())
 
     @property
     def to_mark(self) -> list[str]:
@@ -81,7 +92,7 @@ class Grade:
     @property
     def note(self) -> str:
         """What a teacher and the student should know about how it ran."""
-        return "; ".join(filter(None, (self.record["note"], self.record["remark"]))) if self.record else ""
+        return "; ".join(filter(None, (self.beside, self.record["note"], self.record["remark"]))) if self.record else ""
 
     @property
     def timeouts(self) -> str:
@@ -96,7 +107,7 @@ class Grade:
             return ""
         if self.handed_in is None:
             return "unknown"
-        hours = (self.handed_in - self.due).total_seconds() / 3600
+        hours = (self.handed_in - self.due - self.extension).total_seconds() / 3600
         return f"{hours:.1f} h" if hours > 0 else ""
 
 
@@ -148,6 +159,7 @@ def read_marks(course: Course, sets: Mapping[str, Mapping[str, float]]) -> dict[
             raise PressError(f"{path}: the columns {', '.join(sorted(missing))} are missing")
         for number, row in enumerate(reader, 2):
             student, name, part = (_bare((row[column] or "").strip()) for column in ("student", "set", "part"))
+            student = one_form(student)
             given = (row["points"] or "").strip().replace(",", ".")
             where = f"{path}, line {number}"
             comment = _bare((row["comment"] or "").strip())
@@ -206,6 +218,7 @@ def write_grades(course: Course, grades: Iterable[Grade]) -> None:
                 grade.problem_set.name,
                 "" if grade.score is None else grade.score,
                 grade.problem_set.points,
+                sum(grade.extra.values()),
                 sum(waiting.values()),
                 grade.status,
                 grade.late,
@@ -217,22 +230,26 @@ def write_grades(course: Course, grades: Iterable[Grade]) -> None:
     write_table(course.folder / "grades.csv", GRADES, rows)
 
 
+def url(course: Course) -> str:
+    """The address of a class's gradebook, as nbgrader takes it."""
+    return f"sqlite:///{course.folder / 'gradebook.db'}"
+
+
 def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable[Grade]) -> None:
-    """Bring nbgrader's gradebook up to date; whatever it held before, it holds these grades afterwards."""
+    """Bring nbgrader's gradebook up to date; what people have entered in it has to be in the grades already."""
     from nbgrader.api import Gradebook
     from nbgrader.preprocessors import SaveCells
     from sqlalchemy.exc import SAWarning
 
-    url = f"sqlite:///{course.folder / 'gradebook.db'}"
     sets = list(sets)
-    with Gradebook(url) as book:
+    with Gradebook(url(course)) as book:
         for problem_set in sets:
             due = course.due.get(problem_set.name)
             book.update_or_create_assignment(problem_set.name, duedate=due.replace(tzinfo=None) if due else None)
         for student, name in course.roster.items():
             book.update_or_create_student(student, last_name=name or None)
     for problem_set in sets:
-        resources = {"nbgrader": {"notebook": problem_set.name, "assignment": problem_set.name, "db_url": url}}
+        resources = {"nbgrader": {"notebook": problem_set.name, "assignment": problem_set.name, "db_url": url(course)}}
         try:
             SaveCells().preprocess(problem_set.source, resources)
         except RuntimeError:
@@ -240,29 +257,49 @@ def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable
                 f"{problem_set.name} has gained or lost graded cells since submissions to it were graded, and "
                 f"nbgrader keeps those apart: move {course.folder / 'gradebook.db'} away to have it written anew"
             ) from None
-    with Gradebook(url) as book, warnings.catch_warnings():
+    with Gradebook(url(course)) as book, warnings.catch_warnings():
         # nbgrader's own way of adding a submission makes SQLAlchemy wonder.
         warnings.simplefilter("ignore", SAWarning)
-        present = {(grade.problem_set.name, grade.student): grade for grade in grades if grade.record}
+        # nbgrader keeps an extension with a submission, also where nothing was handed in yet.
+        kept = {(grade.problem_set.name, grade.student): grade for grade in grades if grade.record or grade.extension}
         for problem_set in sets:
             for old in book.assignment_submissions(problem_set.name):
-                if (problem_set.name, old.student.id) not in present:
-                    book.remove_submission(problem_set.name, old.student.id)
-        for (name, student), grade in present.items():
+                who = problem_set.name, old.student.id
+                if who not in kept and (who[1] in course.roster or not any(by_hand(old))):
+                    book.remove_submission(*who)
+        for (name, student), grade in kept.items():
             _enter(book, name, student, grade)
         book.db.commit()
+
+
+def by_hand(submission: Any) -> tuple[dict[str, Mark], dict[str, float], timedelta]:
+    """What a submission has in nbgrader's gradebook that no program computes: marks, extra credit, an extension."""
+    marks: dict[str, Mark] = {}
+    extra: dict[str, float] = {}
+    for notebook in submission.notebooks:
+        comments = {comment.name: (comment.manual_comment or "").strip() for comment in notebook.comments}
+        for entry in notebook.grades:
+            comment = comments.get(entry.name, "")
+            if entry.manual_score is not None or comment:
+                marks[entry.name] = Mark(entry.manual_score, comment, "")
+            if entry.extra_credit:
+                extra[entry.name] = float(entry.extra_credit)
+    return marks, extra, submission.extension or timedelta(0)
 
 
 def _enter(book: Any, name: str, student: str, grade: Grade) -> None:
     handed_in = grade.handed_in.replace(tzinfo=None) if grade.handed_in else None
     submission = book.update_or_create_submission(name, student)
     submission.timestamp = handed_in
-    judged = (grade.record or {})["judged"]
+    submission.extension = grade.extension or None
+    judged = grade.record["judged"] if grade.record else {}
+    current = grade.current if grade.record else {}
     for entry in (entry for notebook in submission.notebooks for entry in notebook.grades):
-        mark = grade.current.get(entry.name)
-        entry.auto_score = judged[entry.name]["score"]
+        mark = current.get(entry.name)
+        entry.auto_score = judged[entry.name]["score"] if judged else None
+        entry.extra_credit = grade.extra.get(entry.name)
         entry.manual_score = mark.points if mark else None
         entry.needs_manual_grade = entry.name in grade.to_mark
     for comment in (comment for notebook in submission.notebooks for comment in notebook.comments):
-        mark = grade.current.get(comment.name)
+        mark = current.get(comment.name)
         comment.manual_comment = mark.comment if mark else None

@@ -45,6 +45,7 @@ Then open a notebook: `jupyter lab 01-chsh/01-chsh.ipynb`.
 ## Work
 
 - Write where it says `YOUR CODE HERE` or `YOUR ANSWER HERE`. Do not delete or copy those cells: they carry names.
+- Leave the given cells as they are: grading runs them as they were released, without what you wrote into them.
 - The cells under them check your work while you write. They do not show everything that is graded.
 - Cells of your own are welcome, before the check that needs them.
 - Hints unfold: first a hint, then what the result looks like, then where the book explains it. Pictures in them show
@@ -63,7 +64,7 @@ It says which parts pass their checks, and what else fails or is missing.
 
 ## Hand in
 
-The `.ipynb` file, under its own name. Its numbers are those of this class.
+The `.ipynb` file, under its own name, and no other notebook beside it. Its numbers are those of this class.
 """
 
 

@@ -34,13 +34,14 @@ WORDS = 200
 
 @dataclass(frozen=True)
 class Submission:
-    """What a student has handed in for a set; `problem` says why it cannot be run, if so."""
+    """What a student has handed in for a set: `problem` says why it cannot be run, `beside` what was not opened."""
 
     student: str
     name: str
     path: Path | None
     handed_in: datetime | None
     problem: str
+    beside: str = ""
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -94,21 +95,35 @@ def _find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[s
 
 
 def _submission(student: str, folder: Path) -> Submission:
-    path, problem, stamp = None, "", None
+    path, problem, beside, stamp = None, "", "", None
     try:
         path, problem = _notebook(folder)
+        beside = _beside(folder, path)
     except OSError as error:
         problem = f"the folder cannot be read ({error.strerror})"
     # A stranger's text; what is no time is no time.
     with contextlib.suppress(Exception):
         stamp = parse_time(read_regular(folder / "timestamp.txt", 1000).decode("utf-8").strip()[:80])
-    return Submission(student, folder.name, path, stamp, problem)
+    return Submission(student, folder.name, path, stamp, problem, beside)
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What can be seen in the folder of a submission, and what of it goes as a notebook."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return entries, [e for e in entries if e.suffix == ".ipynb" and (e.is_symlink() or not e.is_dir())]
+
+
+def _beside(folder: Path, path: Path | None) -> str:
+    """Which notebooks were not opened, since another one has the name of the set; "" if there is one alone."""
+    others = [entry.name for entry in _entries(folder)[1] if entry != path]
+    if path is None or not others:
+        return ""
+    return f"of several notebooks the one called {path.name} counts; {_shown(', '.join(others))} was not opened"
 
 
 def _notebook(folder: Path) -> tuple[Path | None, str]:
     """The notebook in the folder of a submission, and what is wrong with it, if something is."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    notebooks = [entry for entry in entries if entry.suffix == ".ipynb" and (entry.is_symlink() or not entry.is_dir())]
+    entries, notebooks = _entries(folder)
     named = [entry for entry in notebooks if entry.stem == folder.name]
     if not notebooks:
         instead = f", only {_shown(', '.join(entry.name for entry in entries))}" if entries else ""
@@ -192,7 +207,7 @@ def _cell(given: Any) -> NotebookNode:
     kind = given.get("cell_type")
     if not isinstance(source, str) or not isinstance(kind, str):
         raise ValueError("the file is not a notebook: one of its cells has no text or no type")
-    return NotebookNode(cell_type=kind, metadata=_kept(given, ("nbgrader",)), source=source)
+    return NotebookNode(cell_type=kind, metadata=_kept(given, ("nbgrader", "ncutil")), source=source)
 
 
 def _kept(given: dict[str, Any], names: Collection[str]) -> NotebookNode:

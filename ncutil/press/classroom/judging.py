@@ -102,7 +102,7 @@ def _short(value: Any) -> str:
 def _written(value: Any) -> str:
     if isinstance(value, np.ndarray):
         value = value.ravel()[:SHOWN].tolist() if value.size > SHOWN else value.tolist()
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_written, value[:SHOWN]))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key!r}: {_written(item)}' for key, item in list(value.items())[:SHOWN])}}}"

@@ -128,7 +128,7 @@ def _histograms(problem_set: ProblemSet, grades: Sequence[Grade]) -> list[tuple[
     panels: list[tuple[str, float, list[float | None]]] = []
     for part in problem_set.parts:
         panels.append((part.title.partition(":")[0], part.points, [grade.scores[part.id] for grade in grades]))
-    panels.append(("Sum so far", problem_set.points, [grade.score for grade in grades]))
+    panels.append(("Sum so far", problem_set.points, [sum(s or 0 for s in grade.scores.values()) for grade in grades]))
     found = []
     for title, points, scores in panels:
         known = [score for score in scores if score is not None]

@@ -276,7 +276,8 @@ def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Itera
 def release(name: str, seed: int, source: NotebookNode, parts: Iterable[Part]) -> NotebookNode:
     """The students' version, made by nbgrader, and looked through once more for what must not be in it.
 
-    Its metadata say which parts there are: `ncutil class check` cannot see otherwise that one was deleted.
+    Its metadata say which parts and cells for solutions there are, and how each text cell was released: `ncutil class
+    check` cannot see otherwise that one was deleted, or that a student has written something.
     """
     from nbgrader import preprocessors as steps
 
@@ -298,16 +299,26 @@ def release(name: str, seed: int, source: NotebookNode, parts: Iterable[Part]) -
         cell.source = cell.source.rstrip()
     for step in (steps.ComputeChecksums, steps.CheckCellMetadata):
         notebook, _ = step().preprocess(notebook, {})
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.metadata["ncutil"] = NotebookNode(released=digest(cell.source))
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     parts_of = {part.id: {"title": part.title, "by_hand": part.by_hand} for part in parts}
-    about = {"set": name, "seed": seed, "parts": parts_of}
+    solutions = " ".join(cell.metadata.nbgrader.grade_id for cell in notebook.cells if role(cell) == "solution")
+    about = {"set": name, "seed": seed, "parts": parts_of, "solutions": solutions}
     notebook.metadata = NotebookNode({"kernelspec": kernel, "language_info": language, "ncutil": about})
     text = "\n".join(cell.source for cell in notebook.cells)
     leaked = [line for line in secrets(source) if line in text]
     if leaked:
         raise PressError(f"{name}: the students' version would show a line of a solution: {leaked[0]!r}")
     return notebook
+
+
+def is_text_as_released(cell: NotebookNode) -> bool:
+    """Whether a text cell says that it was released, with just this text; a piece of one that was split was not."""
+    about = cell.metadata.get("ncutil")
+    return isinstance(about, dict) and about.get("released") == digest(cell.source.rstrip())
 
 
 def secrets(source: NotebookNode) -> set[str]:
