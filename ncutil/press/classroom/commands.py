@@ -255,7 +255,10 @@ def _bring_up_to_date(
     if not waiting:
         return records
     try:
-        tool = sandbox.NONE if unsafe else sandbox.find_sandbox()
+        tool = sandbox.NONE
+        if not unsafe:
+            sandbox.keep_private(course.folder)
+            tool = sandbox.find_sandbox()
     except sandbox.NoSandboxError as error:
         raise PressError(str(error)) from None
     pool = ThreadPoolExecutor(jobs)
