@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import html
 import io
 import json
 import os
@@ -187,6 +188,15 @@ def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict
     assert "loop, 01-chsh: out of time in Part 3" in said
     assert "1 stopped before their end, 1 could not be run, 0 not recognised, 1 with a cell that took too long" in said
     assert "12 of 12: " in said
+
+
+@here
+def test_who_is_not_in_the_list_is_graded_and_named(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, expected, said = graded
+    unlisted = sorted(expected.keys() - {"ada", "missing"})
+    assert f"graded, and not in students.csv: {', '.join(unlisted)}\n" in said
+    shown = (course / "report.html").read_text().partition("<h2>Not in students.csv</h2>")[2].partition("</ul>")[0]
+    assert re.findall("<li>(.*?)</li>", shown) == [html.escape(student, quote=False) for student in unlisted]
 
 
 @here

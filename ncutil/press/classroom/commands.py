@@ -314,6 +314,8 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
         f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand"
     )
     click.echo(f"wrote gradebook.db, grades.csv, manual.csv, feedback/, report.html in {course.folder}")
+    if course.unlisted:
+        click.secho(printable(f"graded, and not in students.csv: {', '.join(course.unlisted)}"), fg="yellow")
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
         click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}"), fg="yellow")
