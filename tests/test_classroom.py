@@ -444,7 +444,7 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     finished = len(list(course.glob("results/*/*.json")))
     assert 2 <= finished <= 4
     done = classroom("grade", str(course))
-    assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout
+    assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout, done.stderr
     whole = contents(graded[0])
     assert contents(course) == {key: whole[key] for key in contents(course)}
     assert len(contents(course)) == 4

@@ -182,7 +182,8 @@ def _read_sets(project: Project, names: Sequence[str], seed: int) -> "list[Probl
 def _only_one(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        # A program that a killed command was just starting holds the lock until it has begun.
+        lock.acquire(timeout=2)
     except Timeout:
         raise PressError(f"another command is grading {folder}") from None
     try:
