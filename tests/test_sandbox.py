@@ -703,6 +703,8 @@ def test_the_page_names_the_limits_of_grading() -> None:
         f"{limits.processes} at a time, threads counted, each with {limits.files} open files",
         f"{limits.disk} MB in its folder, {limits.disk} MB in `/tmp`, 16 MB in `/dev/shm`",
         f"it may leave {limits.entries} files, and have 20 000",
+        f"{limits.processes} processes with {limits.files} sockets each can fill "
+        f"{limits.processes * limits.files * 208 * 2**10 / 1e9:.1f} GB",
         f"{limits.output // 1024} kB of what it prints",
         f"at most {collect.ANSWERS // 2**20} MB, never pickle; an answer in it has at most 500 000 characters",
         f"of at most {intake.LARGEST // 2**20} MB; zips",

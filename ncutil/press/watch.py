@@ -328,7 +328,10 @@ def _sum(text: str, *names: str) -> int:
 
 
 def _unnamed_files(threads: Iterable[Path]) -> int:
-    """Bytes in memory that count as files, and exist only while somebody holds them open; each may have its own."""
+    """Bytes in memory that count as files, which somebody holds open; each thread may have its own.
+
+    Where there is a filter of system calls, none can be made; one that is mapped counts for who has mapped it.
+    """
     found = {}
     for thread in threads:
         with contextlib.suppress(OSError):
