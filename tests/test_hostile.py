@@ -229,7 +229,7 @@ def cell(notebook: NotebookNode, name: str) -> NotebookNode:
 
 
 SILENCE = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
-"""Else a cell might go on before what it has started is seen."""
+"""Else a cell might go on before what it has started is seen, or be stopped on a busy machine."""
 
 
 def mark(course: Path) -> str:
@@ -274,7 +274,9 @@ def limits_that_run_out() -> list[Case]:
         program("hides its memory", hidden, (2, 0), "stopped: memory"),
         *memory_without_an_owner(),
         program("fork bomb", fork, (2, 0), wall),
-        program("disk bomb", "with open('x', 'wb') as f:\n    while True: f.write(bytes(10**6))", (2, 0), early),
+        program(
+            "disk bomb", SILENCE + "with open('x', 'wb') as f:\n    while True: f.write(bytes(10**6))", (2, 0), early
+        ),
         program("file bomb", "for i in range(4000): open(f'x{i}', 'w')", (0, 0), "stopped: disk"),
         Case(
             "gigabyte",
@@ -359,7 +361,7 @@ for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os
 for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
     shutil.rmtree(path, ignore_errors=True)
 """
-    forged = f"""
+    forged = f"""{SILENCE}
 import glob, os
 for path in glob.glob('/proc/[0-9]*/fd/[12]'):
     try:
@@ -405,7 +407,7 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
         ),
         program(
             "calls home",
-            f"import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/')",
+            f"{SILENCE}import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/')",
             (2, 0),
             said=re.compile(r"URLError: <urlopen error \[Errno (1|111)\] .*>"),
         ),
@@ -440,7 +442,7 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
         program("leaves a link", leaves, (0, 0), "stopped: ended early"),
         program(
             "shell",
-            "!rm -rf ~ / 2>/dev/null; kill -9 1 2>/dev/null\nget_ipython().run_cell = None",
+            SILENCE + "!rm -rf ~ / 2>/dev/null; kill -9 1 2>/dev/null\nget_ipython().run_cell = None",
             said="TypeError: 'NoneType' object is not callable",
         ),
     ]
@@ -454,7 +456,7 @@ def cheats() -> list[Case]:
         "open('answers.json', 'w'))\nimport os; os._exit(0)"
     )
     frames = (
-        WRONG + "import sys, inspect\n"
+        SILENCE + WRONG + "import sys, inspect\n"
         "for record in inspect.stack():\n    names = record.frame.f_locals\n"
         "    if 'task' in names and 'answers' in names:\n"
         "        names['answers']['double-check'] = {'error': None, 'asks': [{'values': [1], 'passed': True}]}\n"
@@ -465,7 +467,7 @@ def cheats() -> list[Case]:
         cheat("prints a pass", WRONG + "print('1 passed', 'Score: 5/5', 'all tests passed')"),
         cheat(
             "numpy.testing",
-            WRONG + "import numpy.testing as t\nfor n in dir(t):\n"
+            SILENCE + WRONG + "import numpy.testing as t\nfor n in dir(t):\n"
             "    n.startswith('a') and setattr(t, n, lambda *a, **k: None)",
         ),
         cheat(
@@ -566,7 +568,7 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
     quits = "\nimport os; os._exit(0)"
     early = "stopped: ended early"
     pairs = "'[' + ','.join(f'[{k * (2**61 - 1)}, 0]' for k in range(%d)) + ']'"
-    opened = "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
+    opened = SILENCE + "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
 
     def hand_over(student: str, answer: str, given: str = "something that is not data") -> Case:
         """Writes the file of answers itself; `answer` is an expression for the text of the second one."""
