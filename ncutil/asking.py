@@ -22,6 +22,9 @@ KEYS = 1000
 PADDED = 10**7
 """Characters of the longest text in an answer times its leaves: NumPy gives each item of a list the longest's room."""
 
+NOTHING: tuple[Any, ...] = ([], "", {}, None)
+"""Answers that no judge may take for right."""
+
 DIMENSIONS, LENGTH = 8, 10**7
 """Dimensions of an array in an answer, and the length of each."""
 
@@ -108,6 +111,8 @@ def _checked(ask: Ask) -> Ask:
         raise ValueError(f"{ask.name}: an ask needs points above 0 and words that say what is checked")
     if not ask.passes(ask.expected):
         raise ValueError(f"{ask.name}: the reference's own answer {ask.expected} is not accepted ({ask.says})")
+    if ask.judge and (found := [nothing for nothing in NOTHING if ask.passes([nothing] * len(ask.expected))]):
+        raise ValueError(f"{ask.name}: its judge gives points for {found[0]!r} ({ask.says})")
     return ask
 
 

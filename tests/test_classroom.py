@@ -194,6 +194,15 @@ def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict
 
 
 @here
+def test_who_is_not_in_the_list_is_graded_and_named(graded: tuple[Path, dict[str, float | None], str]) -> None:
+    course, expected, said = graded
+    unlisted = sorted(expected.keys() - {"ada", "missing"})
+    assert f"graded, and not in students.csv: {', '.join(unlisted)}\n" in said
+    shown = (course / "report.html").read_text().partition("<h2>Not in students.csv</h2>")[2].partition("</ul>")[0]
+    assert re.findall("<li>(.*?)</li>", shown) == [html.escape(student, quote=False) for student in unlisted]
+
+
+@here
 def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, _, _ = graded
     assert row(course, "missing")["status"] == "missing"
@@ -606,7 +615,7 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     finished = len(list(course.glob("results/*/*.json")))
     assert 2 <= finished <= 4
     done = classroom("grade", str(course))
-    assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout
+    assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout, done.stderr
     whole = contents(graded[0])
     assert contents(course) == {key: whole[key] for key in contents(course)}
     assert len(contents(course)) == 4

@@ -14,15 +14,18 @@ import os
 import pickle
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,8 +40,8 @@ from nbgrader.api import Gradebook
 from test_sandbox import head, isolated
 
 from ncutil.asking import KEYS, agree, decode
-from ncutil.press import skip, syscalls
-from ncutil.press.classroom import collect, commands, gradebook, intake, judging
+from ncutil.press import sandbox, skip, syscalls
+from ncutil.press.classroom import collect, commands, gradebook, intake, judging, runner
 from ncutil.press.classroom.collect import grade_id
 from ncutil.press.classroom.gradebook import FORMULA
 from ncutil.press.classroom.problems import GIVEN, ProblemSet, read_set
@@ -148,6 +151,11 @@ LATE = "TimeoutError: stopped after 2 seconds"
 FORBIDDEN = "PermissionError: [Errno 1] Operation not permitted"
 
 
+def here(*cases: "Case") -> list["Case"]:
+    """Cases of what the filter of system calls forbids, where there is one."""
+    return [*cases] if platform.machine() in syscalls.MACHINES else []
+
+
 @dataclass(frozen=True)
 class Case:
     """A submission: the code of its two parts or what its folder holds, and everything that has to come of it."""
@@ -220,38 +228,55 @@ def cell(notebook: NotebookNode, name: str) -> NotebookNode:
     return next(c for c in notebook.cells if grade_id(c) == name)
 
 
+SILENCE = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
+"""Else a cell might go on before what it has started is seen, or be stopped on a busy machine."""
+
+
+def mark(course: Path) -> str:
+    """Seconds to sleep that no other run of these tests, at the same time, has in its command lines."""
+    return f"86.{zlib.crc32(bytes(course)):010d}"
+
+
 def limits_that_run_out() -> list[Case]:
-    silence = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
-    fork = silence + "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException:\n        pass"
-    hogs = "import os, time\nfor i in range(4):\n    if os.fork() == 0:\n        x = b'a' * 15 * 10**7; time.sleep(60)"
+    fork = SILENCE + "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException:\n        pass"
+    hogs = (
+        SILENCE + "import os, time\n"
+        "for i in range(4):\n    if os.fork() == 0:\n        x = b'a' * 15 * 10**7; time.sleep(600)\n"
+        "time.sleep(600)"
+    )
     decoy = (
         "import ctypes, os, time\n"
+        "ready, tell = os.pipe()\n"
         "if os.fork() == 0:\n"
-        "    os.fork() == 0 and (os.setsid(), ctypes.CDLL(None).prctl(15, b'timeout'), time.sleep(60))\n"
+        "    os.fork() == 0 and (os.setsid(), ctypes.CDLL(None).prctl(15, b'timeout'), os.write(tell, b'1'), "
+        "time.sleep(600))\n"
         "    os._exit(0)\n"
-        "os.wait(); time.sleep(0.5)\n"
+        "os.wait(); os.read(ready, 1)\n"
     )
     stop = (
         "import os, signal\n"
         "wrapper = int(open(f'/proc/{os.getppid()}/stat').read().split()[3])\n"
         "os.kill(wrapper, signal.SIGSTOP)\n"
     )
-    hidden = "import ctypes, time\nctypes.CDLL(None).prctl(4, 0)"
+    hidden = SILENCE + "import ctypes, time\nctypes.CDLL(None).prctl(4, 0)\ntime.sleep(600)"
     wall, early = "stopped: wall time", "stopped: ended early"
     return [
         program("loop", "while True: pass", (2, 0), said=LATE),
-        program("loop that silences its alarm", silence + "while True: pass", (2, 0), wall),
+        program("loop that silences its alarm", SILENCE + "while True: pass", (2, 0), wall),
         program("loop in C", "max(iter(int, 1))", (2, 0), wall),
         program("loop in a function", "def double(x):\n    while True: pass", (2, 3)),
         cheat("loop in an answer", "def double(x):\n    while x != 1: pass\n    return 2", LATE, ""),
         program("sleep", "import time; time.sleep(10**6)", (2, 0), said=LATE),
-        program("memory bomb", "x = []\nwhile True: x.append(bytes(10**8))", (2, 0), said="MemoryError"),
-        program("memory bomb of many", hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
-        program("memory bomb behind a decoy", decoy + hogs + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
-        program("memory bomb of a stopped wrapper", stop + hogs + "\ntime.sleep(60)", (0, 0), "stopped: memory"),
-        program("hides its memory", hidden + "\ntime.sleep(60)", (2, 0), "stopped: memory"),
+        program("memory bomb", "x = bytes(10**9)", (2, 0), said="MemoryError"),
+        program("memory bomb of many", hogs, (2, 0), "stopped: memory"),
+        program("memory bomb behind a decoy", decoy + hogs, (2, 0), "stopped: memory"),
+        program("memory bomb of a stopped wrapper", stop + hogs, (0, 0), "stopped: memory"),
+        program("hides its memory", hidden, (2, 0), "stopped: memory"),
+        *memory_without_an_owner(),
         program("fork bomb", fork, (2, 0), wall),
-        program("disk bomb", "with open('x', 'wb') as f:\n    while True: f.write(bytes(10**6))", (2, 0), early),
+        program(
+            "disk bomb", SILENCE + "with open('x', 'wb') as f:\n    while True: f.write(bytes(10**6))", (2, 0), early
+        ),
         program("file bomb", "for i in range(4000): open(f'x{i}', 'w')", (0, 0), "stopped: disk"),
         Case(
             "gigabyte",
@@ -262,23 +287,48 @@ def limits_that_run_out() -> list[Case]:
     ]
 
 
-def ends_and_signals() -> list[Case]:
+def memory_without_an_owner() -> list[Case]:
+    """Pages that no process has mapped any more, where they would count."""
+    rest = "import mmap\nx = [mmap.mmap(-1, 2**20) for i in range(1000)]\nfor m in x: m.madvise(mmap.MADV_DONTNEED)"
+    zeros = "import mmap, os\nmmap.mmap(os.open('/dev/zero', os.O_RDWR), 2**20)"
+    buffers = "import socket\nfor s in socket.socketpair(): s.setsockopt(socket.SOL_SOCKET, socket.SO_%s, 2**30)"
+    return here(
+        program("shares memory without a file", rest, (2, 0), said=FORBIDDEN),
+        program("shares zeros", zeros, (2, 0), said="OSError: [Errno 19] No such device"),
+        program("pins pages in a pipe", called("vmsplice", -1, 0, 0, 0), (2, 0), said=FORBIDDEN),
+        program("makes room in a socket", buffers % "SNDBUF", (2, 0), said=FORBIDDEN),
+        program("makes room at its other end", buffers % "RCVBUF", (2, 0), said=FORBIDDEN),
+        program("connects to itself", "import socket; socket.create_server(('127.0.0.1', 0))", (2, 0), said=FORBIDDEN),
+    )
+
+
+def ends_and_signals(course: Path) -> list[Case]:
     early = "stopped: ended early"
+    parent = SILENCE + "import os, time; os.kill(os.getppid(), 9); time.sleep(600)"
+    flush = (
+        "import sys, time\n"
+        "class Slow:\n    write = lambda self, text: None\n    flush = lambda self: time.sleep(10**6)\n"
+        "sys.stdout = Slow()"
+    )
     return [
         program("sys.exit", "import sys; sys.exit(0)", (2, 0), said="SystemExit: 0"),
-        program("exit of IPython", "exit()", (2, 0), said="AttributeError: 'Shell' object has no attribute 'ask_exit'"),
+        program("exit of IPython", "exit()", (2, 0), said=re.compile("AttributeError: .*ask_exit.*")),
         program("os._exit", "import os; os._exit(0)", (2, 0), early),
         program("os._exit, unhappy", "import os; os._exit(1)", (2, 0), early),
         program("kills its kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", (2, 0), early),
-        program("kills its parent", "import os, signal, time; os.kill(os.getppid(), 9); time.sleep(60)", (2, 0), early),
+        program("kills its parent", parent, (2, 0), early),
         program("kills all", "import os; os.kill(-1, 9)", (0, 0), early),
         program("signals its parent", "import os, signal; os.kill(os.getppid(), signal.SIGWINCH)"),
         program("segmentation fault", "import ctypes; ctypes.string_at(0)", (2, 0), early),
         program("KeyboardInterrupt", "raise KeyboardInterrupt", (2, 0), said="KeyboardInterrupt"),
         program("waits for words", "input()", (2, 0), said="EOFError: EOF when reading a line"),
         program("threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()"),
-        program("daemon", "import subprocess; subprocess.Popen(['setsid', 'sleep', '86.868'], start_new_session=True)"),
+        program(
+            "daemon",
+            f"import subprocess; subprocess.Popen(['setsid', 'sleep', '{mark(course)}'], start_new_session=True)",
+        ),
         program("exit handlers", "import atexit, time; atexit.register(time.sleep, 10**6)"),
+        program("output that sleeps", flush),
     ]
 
 
@@ -311,7 +361,7 @@ for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os
 for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
     shutil.rmtree(path, ignore_errors=True)
 """
-    forged = f"""
+    forged = f"""{SILENCE}
 import glob, os
 for path in glob.glob('/proc/[0-9]*/fd/[12]'):
     try:
@@ -357,9 +407,9 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
         ),
         program(
             "calls home",
-            f"import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/')",
+            f"{SILENCE}import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/')",
             (2, 0),
-            said="URLError: <urlopen error [Errno 111] Connection refused>",
+            said=re.compile(r"URLError: <urlopen error \[Errno (1|111)\] .*>"),
         ),
         program(
             "resolves",
@@ -367,10 +417,13 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
             (2, 0),
             said=re.compile(r"gaierror: \[Errno -[23]\] .*"),
         ),
-        program("calls the host of a virtual machine", "import socket; socket.socket(40)", (2, 0), said=FORBIDDEN),
-        program("reads keys", called("keyctl", 0, -3, 0), (2, 0), said=FORBIDDEN),
-        program("takes over others", called("ptrace", 16, 1, 0), (2, 0), said=FORBIDDEN),
-        program("takes files of others", called("pidfd_getfd", 3, 1, 0), (2, 0), said=FORBIDDEN),
+        *here(
+            program("calls the host of a virtual machine", "import socket; socket.socket(40)", (2, 0), said=FORBIDDEN),
+            program("reads keys", called("keyctl", 0, -3, 0), (2, 0), said=FORBIDDEN),
+            program("takes over others", called("ptrace", 16, 1, 0), (2, 0), said=FORBIDDEN),
+            program("takes files of others", called("pidfd_getfd", 3, 1, 0), (2, 0), said=FORBIDDEN),
+            program("reads the kernel's log", called("syslog", 3, 0, 0), (2, 0), said=FORBIDDEN),
+        ),
         # The pipe belongs to who grades; root's cannot be opened anew, and a user's can.
         program("forged archive", forged)
         if os.geteuid() == 0
@@ -384,12 +437,12 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
             "changes the package",
             "import ncutil.asking as a\nopen(a.__file__, 'a').write('x')",
             (2, 0),
-            said=re.compile(r"(PermissionError: \[Errno 13\]|OSError: \[Errno 30\]) .*/ncutil/asking\.py'"),
+            said=re.compile(r"(PermissionError: \[Errno 13\]|OSError: \[Errno 30\]) .*"),
         ),
         program("leaves a link", leaves, (0, 0), "stopped: ended early"),
         program(
             "shell",
-            "!rm -rf ~ / 2>/dev/null; kill -9 1 2>/dev/null\nget_ipython().run_cell = None",
+            SILENCE + "!rm -rf ~ / 2>/dev/null; kill -9 1 2>/dev/null\nget_ipython().run_cell = None",
             said="TypeError: 'NoneType' object is not callable",
         ),
     ]
@@ -403,7 +456,7 @@ def cheats() -> list[Case]:
         "open('answers.json', 'w'))\nimport os; os._exit(0)"
     )
     frames = (
-        WRONG + "import sys, inspect\n"
+        SILENCE + WRONG + "import sys, inspect\n"
         "for record in inspect.stack():\n    names = record.frame.f_locals\n"
         "    if 'task' in names and 'answers' in names:\n"
         "        names['answers']['double-check'] = {'error': None, 'asks': [{'values': [1], 'passed': True}]}\n"
@@ -414,7 +467,7 @@ def cheats() -> list[Case]:
         cheat("prints a pass", WRONG + "print('1 passed', 'Score: 5/5', 'all tests passed')"),
         cheat(
             "numpy.testing",
-            WRONG + "import numpy.testing as t\nfor n in dir(t):\n"
+            SILENCE + WRONG + "import numpy.testing as t\nfor n in dir(t):\n"
             "    n.startswith('a') and setattr(t, n, lambda *a, **k: None)",
         ),
         cheat(
@@ -517,7 +570,7 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
     quits = "\nimport os; os._exit(0)"
     early = "stopped: ended early"
     pairs = "'[' + ','.join(f'[{k * (2**61 - 1)}, 0]' for k in range(%d)) + ']'"
-    opened = "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
+    opened = SILENCE + "import json\nids = [c['id'] for c in json.load(open('task.json'))['cells']]\n"
 
     def hand_over(student: str, answer: str, given: str = "something that is not data") -> Case:
         """Writes the file of answers itself; `answer` is an expression for the text of the second one."""
@@ -550,6 +603,12 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
             early,
         ),
         program("answers of zeros", "open('answers.json', 'wb').truncate(15 * 10**6)" + quits, (0, 0), early),
+        program(
+            "answers of noise",
+            """open('answers.json', 'wb').write(b'{"x": "' + b'\\xff' * (8 * 2**20 - 9) + b'"}')""" + quits,
+            (0, 0),
+            early,
+        ),
         program("deep answers", "open('answers.json', 'w').write('[' * 10**6)" + quits, (0, 0), early),
         hand_over("keys that collide", f"""'{{"dict": ' + {pairs % 10_000} + '}}'"""),
         hand_over(
@@ -592,6 +651,7 @@ def data_of_a_stranger(marker: Path) -> list[Case]:
             shape=edit(steer),
         ),
         Case('=HYPERLINK("file:x";1)'),
+        Case("'=1+1"),
         Case("<b onmouseover=alert(1)>; =1+1"),
     ]
 
@@ -720,7 +780,7 @@ def broken_files() -> list[Case]:
 def corpus(course: Path, port: int) -> list[Case]:
     return [
         *limits_that_run_out(),
-        *ends_and_signals(),
+        *ends_and_signals(course),
         *hands_on_others(course, port),
         *cheats(),
         *data_of_a_stranger(course.parent / "escaped"),
@@ -752,13 +812,24 @@ STRAYS = {
 
 GRADE = """
 import sys
+from dataclasses import replace
 from ncutil.__main__ import main
-from ncutil.press import syscalls
+from ncutil.press import watch
 from ncutil.press.classroom import collect
 from ncutil.press.sandbox import Limits
 
-collect.CELL_SECONDS = 2
-collect.LIMITS = Limits(wall=8, cpu=20, memory=400, processes=40, disk=20, entries=1000)
+limits = Limits(wall=60, cpu=20, memory=400, processes=40, disk=20, entries=1000)
+run = collect.run_submission
+
+
+# What runs until the wall time is given less of it; everything else has time also where the machine is busy.
+def run_bounded(item, submission, tool, limits):
+    ends = submission.student in ("loop that silences its alarm", "loop in C", "fork bomb")
+    return run(item, submission, tool, replace(limits, wall=8) if ends else limits)
+
+
+watch.PATIENCE = 5.0
+collect.CELL_SECONDS, collect.LIMITS, collect.run_submission = 2, limits, run_bounded
 sys.exit(main(["class", "grade", *sys.argv[1:]]))
 """
 
@@ -948,7 +1019,8 @@ class TestEverySubmission:
 
 
 def same(text: str, expected: Text) -> bool:
-    return text == expected if isinstance(expected, str) else expected.fullmatch(text) is not None
+    """Whether a text that is shown is as expected; of long ones only the beginning is shown."""
+    return text == expected[: judging.SHOWN] if isinstance(expected, str) else expected.fullmatch(text) is not None
 
 
 class Shown(HTMLParser):
@@ -1069,7 +1141,7 @@ class TestTheClass:
         assert not (graded.course.parent / "escaped").exists()
         assert not list(graded.course.parent.rglob("escaped"))
         alive = [p.info["cmdline"] for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != "zombie"]
-        assert not [words for words in alive if "86.868" in (words or [])]
+        assert not [words for words in alive if mark(graded.course) in (words or [])]
         for path in graded.course.rglob("*"):
             if path.is_file() and path.suffix in (".html", ".csv", ".json", ".db"):
                 assert b"hush-hush" not in path.read_bytes()
@@ -1272,6 +1344,10 @@ def test_what_a_summary_prints_cannot_steer_a_terminal(
         ("=1+1", True),
         ("x" * 80, True),
         ("x" * 81, False),
+        ("é" * 80, True),
+        ("数" * 80, True),
+        ("😀" * 60, True),
+        ("😀" * 61, False),
         ("", False),
         (".ada", False),
         ("a/b", False),
@@ -1305,6 +1381,78 @@ def test_a_formula_behind_what_nobody_sees_gets_an_apostrophe(before: str, formu
     assert gradebook._bare(f"'{before}{formula}") == before + formula
     assert gradebook.cell(f"{before}x {formula}") == f"{before}x {formula}"
     assert gradebook._bare(f"'{before}x") == f"'{before}x"
+
+
+@given(st.text(st.sampled_from("'=+-@x1 \t\u200b＝") | st.characters(codec="utf-8")))
+def test_what_a_table_holds_is_read_as_it_was(text: str) -> None:
+    assert gradebook._bare(gradebook.cell(text)) == text
+    assert not gradebook.cell(text).startswith(FORMULA)
+
+
+def test_very_many_strays_are_few_lines(tmp_path: Path) -> None:
+    for number in range(intake.STRAYS + 7):
+        (tmp_path / f"{number:02}").touch()
+        found, lines = intake.find(tmp_path, [SET])
+        assert (found, len(lines)) == ([], min(number, intake.STRAYS) + 1)
+    assert lines[0] == "'00' is not in a folder of a problem set, such as 01-tiny; it was not opened"
+    assert lines[-1] == "and 7 more"
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (b'{"x": "y"}', '{"x": "y"}'),
+        (b'{"x": "\xc3\xa9"}', ""),
+        (b'{"x": "' + b"\xff" * 1000 + b'"}', ""),
+        (b"\0" * 1000, ""),
+        (b"[" * 10**6, ""),
+        (b"[1]", ""),
+        (b'{"x": "' + b"y" * collect.ANSWERS + b'"}', ""),
+    ],
+    ids=lambda value: "" if len(value) > 20 else None,
+)
+def test_what_is_no_answer_is_not_kept(tmp_path: Path, written: bytes, kept: str) -> None:
+    """In a record, in JSON within JSON, it would take six times the room."""
+    (tmp_path / "answers.json").write_bytes(written)
+    assert collect._read_answers(tmp_path / "answers.json") == kept
+
+
+def test_a_course_that_submissions_could_read_is_not_graded(
+    problem_set: ProblemSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_in(tmp_path, problem_set, Case("ada"))
+    (tmp_path / "course.yml").write_text(f"seed: {SEED}\n")
+    course = collect.read_course(tmp_path)
+    submissions, _ = collect.collect(course, [SET])
+    monkeypatch.setattr(sandbox, "_libraries", lambda: (tmp_path.parent,))
+    with pytest.raises(PressError, match=f"submissions can read .*, and {tmp_path.parent} holds {tmp_path}: make"):
+        commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_alarm_at_the_last_moment_costs_its_own_part_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may go off where nothing of a cell runs any more, just before it is switched off."""
+    set_alarm = signal.setitimer
+
+    def setitimer(which: int, seconds: float) -> None:
+        if seconds == 0:
+            signal.raise_signal(signal.SIGALRM)
+        set_alarm(which, seconds)
+
+    def run_cell(source: str, store_history: bool) -> SimpleNamespace:
+        return SimpleNamespace(error_before_exec=None, error_in_exec=None)
+
+    monkeypatch.setattr(signal, "setitimer", setitimer)
+    asks = [{"name": "x", "inputs": None}] * 2
+    cells = [{"id": name, "sources": ["x"], "asks": asks} for name in ("first", "second")]
+    shell = SimpleNamespace(user_ns={"x": 1}, run_cell=run_cell)
+    answers = runner.perform({"cells": cells, "cell_seconds": 60}, shell, lambda _: None)
+    monkeypatch.undo()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert answers.keys() == {"first", "second"}
+    assert all(
+        answer == {"error": None, "asks": [{"values": [1]}] * 2, "timed_out": True} for answer in answers.values()
+    )
 
 
 def test_a_folder_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

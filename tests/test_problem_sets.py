@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -25,7 +26,7 @@ from problem_sets import (
     seen_in_pictures,
 )
 
-from ncutil.asking import plain
+from ncutil.asking import NOTHING, answer, plain
 from ncutil.press.classroom import collect, judging, problems
 from ncutil.press.classroom.problems import GIVEN, headings, read_set, role, secrets, write_release
 from ncutil.press.project import Chapter, read_chapter
@@ -107,6 +108,26 @@ def test_the_reference_has_full_marks_with_every_class_s_numbers(name: str, seed
 
 def test_the_untouched_release_has_none(name: str) -> None:
     assert set(points(name, {}).values()) == {0}
+
+
+CONSTANTS = (*NOTHING, 0, 1, -1, 2, 0.5, True, False, float("nan"), float("inf"), [0, 0])
+
+
+def test_no_function_that_always_says_the_same_has_a_point(name: str) -> None:
+    for part in problem_set(name).parts:
+        for ask in part.asks:
+            if ask.inputs is not None and len(ask.inputs) > 1:
+                assert not [value for value in CONSTANTS if ask.passes([value] * len(ask.inputs))], ask.says
+
+
+@pytest.mark.parametrize("value", NOTHING)
+def test_a_judge_that_takes_nothing_for_right_is_refused(value: Any) -> None:
+    def agreeable(given: Any) -> bool:
+        return given == 7 or (given == value and type(given) is type(value))
+
+    with pytest.raises(ValueError, match=rf"^x: its judge gives points for {re.escape(repr(value))} \(seven\)$"):
+        answer("x", 7, points=1, says="seven", judge=agreeable)
+    assert answer("x", 7, points=1, says="seven", judge=lambda given: given == 7)
 
 
 def test_last_year_s_answers_do_not_fit(name: str) -> None:

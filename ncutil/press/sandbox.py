@@ -26,7 +26,7 @@ import ncutil
 from ncutil.press import archive, syscalls
 from ncutil.press.watch import MARK, MIB, SYSTEMS, Ended, Limits, watch
 
-__all__ = ["BUBBLEWRAP", "NONE", "Ended", "Limits", "NoSandboxError", "find_sandbox", "run"]
+__all__ = ["BUBBLEWRAP", "NONE", "Ended", "Limits", "NoSandboxError", "find_sandbox", "keep_private", "run"]
 
 BUBBLEWRAP, NONE = "bwrap", "none"
 CONTAINERS = ("podman", "docker")
@@ -148,8 +148,9 @@ tar --format=ustar --hard-dereference -cf - .
 exit $status
 """
 """Take the files in, run the command, end whatever it left running, hand the files out. It runs as the stranger does,
-who can stop it and so lose the own files, and nothing else. What `tar` cannot put into an archive of that form (a name
-that is too long) it leaves out and says so."""
+who can stop it, and where the kernel has no Yama also write into it: what that loses or forges are the own files, which
+are read as a stranger's in any case. What `tar` cannot put into an archive of that form (a name that is too long) it
+leaves out and says so."""
 
 
 def _inside(command: Sequence[str], limits: Limits) -> list[str]:
@@ -166,7 +167,8 @@ def _inside(command: Sequence[str], limits: Limits) -> list[str]:
         f"--nproc={limits.processes + SPARE}",
         f"--nofile={limits.files}",
         f"--fsize={limits.disk * MIB}",
-        "--core=0",
+        # Not 0: to a program that takes core dumps from a pipe, the kernel hands none only where this is 1.
+        "--core=1",
         "--",
         *("sh", "-c", _WRAPPER, "sh"),
         *("timeout", "--signal=KILL", f"{limits.wall:g}"),
@@ -229,6 +231,23 @@ def _keep_solutions_out(seen: Iterable[Path]) -> None:
             )
 
 
+def keep_private(*places: Path) -> None:
+    """Refuse where a submission could read the home folder or one of some other folders that exist.
+
+    Raises
+    ------
+    NoSandboxError
+        Such a folder lies in what every submission is shown.
+    """
+    for path in (Path("/usr"), *_libraries()):
+        for place in (*places, Path(os.path.expanduser("~"))):
+            if place.exists() and place.resolve().is_relative_to(path.resolve()):
+                raise NoSandboxError(
+                    f"submissions can read Python's environment and the system's libraries, and {path} holds {place}: "
+                    "make the environment in a folder of its own, such as .venv, or move that folder"
+                )
+
+
 _COUNTER = itertools.count()
 
 _SYSTEM = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
@@ -261,6 +280,8 @@ def _bubblewrap(
         for parent in reversed(path.parents[:-1]):
             words += ["--perms", "0755", "--dir", str(parent)]
         words += ["--ro-bind", str(path), str(path)]
+    # Zeros from a device that cannot be mapped: what is mapped from the other is memory that counts for no process.
+    words += ["--dev-bind", "/dev/full", "/dev/zero"]
     # The root and /dev are file systems in memory as well, and without a size.
     words += ["--dir", MARK, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PLACE]
     # The last to be set: what makes a sandbox makes calls that the filter forbids.
@@ -292,7 +313,7 @@ def _container(
     words += ["--security-opt=no-new-privileges", f"--user={_user()}", f"--workdir={PLACE}", "--entrypoint="]
     processes = limits.processes + SPARE
     words += [f"--memory={limits.memory}m", f"--memory-swap={limits.memory}m", f"--pids-limit={processes}"]
-    most = {"nofile": limits.files, "nproc": processes, "core": 0}
+    most = {"nofile": limits.files, "nproc": processes, "core": 1}
     words += [f"--ulimit={limit}={bound}:{bound}" for limit, bound in most.items()]
     words += [f"--tmpfs={place}:rw,size={size},mode=1777" for place in ("/tmp", PLACE)]
     words += [f"--tmpfs={MARK}:ro,size=4096", "--shm-size=16m"]
@@ -308,7 +329,7 @@ def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: M
     words = list(command)
     if shutil.which("prlimit"):
         bounds = [f"--cpu={limits.cpu}:{limits.cpu + 1}", f"--data={limits.memory * MIB}", f"--nofile={limits.files}"]
-        words = ["prlimit", *bounds, f"--fsize={limits.disk * MIB}", "--core=0", "--", *words]
+        words = ["prlimit", *bounds, f"--fsize={limits.disk * MIB}", "--core=1", "--", *words]
     home = {"HOME": str(folder), "PWD": str(folder)}
     return watch(words, limits, cwd=folder, env={**variables, **home})
 

@@ -1,9 +1,11 @@
 """Which system calls a submission may not make: a small filter that the kernel runs before each (seccomp, in BPF).
 
-Everything is allowed but a list: calls that take over other processes (also those of the sandbox itself, which run as
-the same user), keys of the user who grades, parts of the kernel that no notebook needs and that had holes, mounts and
-namespaces, memory that counts for no process, and families of sockets that know no network namespace. What is on the
-list fails with EPERM; the rest of the program goes on.
+Everything is allowed but a list: calls that take over other processes, keys of the user who grades, parts of the kernel
+that no notebook needs and that had holes, mounts and namespaces, memory that counts for no process, larger buffers of
+sockets, and all families of sockets but two. What is on the list fails with EPERM; the rest of the program goes on.
+
+Files in /proc are not on it: through /proc/PID/mem a program may still write into its neighbours in the sandbox that
+run as the same user, the wrapper and `timeout` included, unless the kernel itself forbids that (Yama).
 
 The numbers are those of `asm/unistd_64.h` (x86_64) and `asm-generic/unistd.h` (aarch64) in the kernel's sources; other
 machines have no filter.
@@ -13,7 +15,7 @@ import errno
 import platform
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 DENIED = {
     # Other processes
@@ -39,6 +41,8 @@ DENIED = {
     "init_module": (175, 105),
     "finit_module": (313, 273),
     "delete_module": (176, 106),
+    # What the kernel has logged, of the whole machine
+    "syslog": (103, 116),
     # Mounts and namespaces
     "mount": (165, 40),
     "umount2": (166, 39),
@@ -55,19 +59,30 @@ DENIED = {
     "fanotify_init": (300, 262),
     "setns": (308, 268),
     "unshare": (272, 97),
-    # Memory that counts for no process, such as a file without a name that is on its way from one to another
+    # Memory that counts for no process, such as a file without a name that is on its way from one to another, or a huge
+    # page of which a pipe holds a few bytes
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
+    "vmsplice": (278, 75),
 }
 """Numbers of system calls on x86_64 and on aarch64."""
 
 SOCKETS = {"socket": (41, 198), "socketpair": (53, 199)}
-FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, 16)
-"""The last is AF_NETLINK, which Python knows on Linux only; all four are shut in by the network namespace."""
+FAMILIES = (socket.AF_UNIX, 16)
+"""The last is AF_NETLINK, which Python knows on Linux only; both are shut in by the network namespace. So is IP, which
+leads nowhere there, but the buffers of its connections grow to megabytes that count for no process."""
+
+SETSOCKOPT = (54, 208)
+LEVEL, BUFFERS = 1, (7, 8, 32, 33, 60)
+"""SOL_SOCKET; its SO_SNDBUF, SO_RCVBUF, both with FORCE, and SO_ZEROCOPY, which keeps pages as `vmsplice` does."""
+
+MMAP = (9, 222)
+SHARED, ANONYMOUS = 0x01, 0x20
+"""Flags of a mapping; with both it is a file without a name, whose pages stay where nobody has them mapped."""
 
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Column of the numbers above, and the kernel's name for the machine (`linux/audit.h`)."""
@@ -75,11 +90,11 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 X32 = 0x40000000
 """From this number on, x86_64 knows the same calls a second time."""
 
-LOAD, EQUAL, AT_LEAST, END = 0x20, 0x15, 0x35, 0x06
-"""Operations of BPF: load a word, jump if it equals, jump if it is no less, end with a verdict."""
+LOAD, EQUAL, AT_LEAST, HAS, END = 0x20, 0x15, 0x35, 0x45, 0x06
+"""Operations of BPF: load a word, jump if it equals, is no less, or has a bit, end with a verdict."""
 
-NUMBER, MACHINE, ARGUMENT = 0, 4, 16
-"""Places in what the filter is given (`struct seccomp_data`)."""
+NUMBER, MACHINE, ARGUMENTS = 0, 4, range(16, 64, 8)
+"""Places in what the filter is given (`struct seccomp_data`); of an argument, its lower 32 bits."""
 
 ALLOW, DENY = (END, 0, 0, 0x7FFF0000), (END, 0, 0, 0x00050000 | errno.EPERM)
 
@@ -106,8 +121,19 @@ def _steps(machine: str) -> Iterator[Step]:
     for numbers in DENIED.values():
         yield from ((EQUAL, 0, 1, numbers[column]), DENY)
     for numbers in SOCKETS.values():
-        check = [(LOAD, 0, 0, ARGUMENT)]
-        for family in FAMILIES:
-            check += [(EQUAL, 0, 1, family), ALLOW]
-        yield from ((EQUAL, 0, len(check) + 1, numbers[column]), *check, DENY)
+        yield from _check(numbers[column], [(LOAD, 0, 0, ARGUMENTS[0]), *_any(FAMILIES, ALLOW), DENY])
+    level = [(LOAD, 0, 0, ARGUMENTS[1]), (EQUAL, 1, 0, LEVEL), ALLOW]
+    yield from _check(SETSOCKOPT[column], [*level, (LOAD, 0, 0, ARGUMENTS[2]), *_any(BUFFERS, DENY), ALLOW])
+    flags = [(LOAD, 0, 0, ARGUMENTS[3]), (HAS, 0, 2, SHARED), (HAS, 0, 1, ANONYMOUS), DENY, ALLOW]
+    yield from _check(MMAP[column], flags)
     yield ALLOW
+
+
+def _check(number: int, steps: list[Step]) -> list[Step]:
+    """Steps for one system call alone."""
+    return [(EQUAL, 0, len(steps), number), *steps]
+
+
+def _any(values: Iterable[int], verdict: Step) -> list[Step]:
+    """A verdict for each of some values of what is loaded."""
+    return [step for value in values for step in ((EQUAL, 0, 1, value), verdict)]

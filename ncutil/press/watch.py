@@ -7,7 +7,6 @@ memory, as each may, has taken too much.
 
 import contextlib
 import os
-import resource
 import selectors
 import signal
 import subprocess
@@ -55,7 +54,7 @@ class Limits:
     """MiB."""
     processes: int = 64
     """Processes and threads at a time."""
-    files: int = 256
+    files: int = 64
     """Open files of each process."""
     disk: int = 64
     """MiB of its folder, and as much again for temporary files."""
@@ -307,22 +306,32 @@ def _entries(tree: Iterable[int]) -> int:
 
 
 def _resident(thread: Path) -> int:
+    """Bytes of a process in memory or swapped out, and of the kernel's tables of where they are."""
     with contextlib.suppress(OSError):
-        return int((thread / "statm").read_text().split()[1]) * resource.getpagesize()
+        return _sum((thread / "status").read_text(errors="replace"), "VmRSS:", "VmSwap:", "VmPTE:")
     return 0
 
 
 def _own(thread: Path) -> int:
-    """Bytes of a process that come from no file, what it shares with others in equal parts."""
+    """The same without what comes from files; what it shares with others in equal parts."""
     try:
-        lines = (thread / "smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+        status = (thread / "status").read_text(errors="replace")
+        rollup = (thread / "smaps_rollup").read_text()
+        return _sum(rollup, "Pss_Anon:", "Pss_Shmem:", "SwapPss:") + _sum(status, "VmPTE:")
     except OSError:
         return _resident(thread)
 
 
+def _sum(text: str, *names: str) -> int:
+    """Bytes that a file of the kernel gives for these names together, in kB each."""
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(names))
+
+
 def _unnamed_files(threads: Iterable[Path]) -> int:
-    """Bytes in memory that count as files, and exist only while somebody holds them open; each may have its own."""
+    """Bytes in memory that count as files, which somebody holds open; each thread may have its own.
+
+    Where there is a filter of system calls, none can be made; one that is mapped counts for who has mapped it.
+    """
     found = {}
     for thread in threads:
         with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ at all: a grading that was killed goes on with the next one.
 
 import csv
 import json
+import os
 import re
 import sys
 import tempfile
@@ -44,12 +45,16 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Course:
-    """A class: its folder, the seed of its numbers, when each set is due, who is in it with full names where known."""
+    """A class: its folder, the seed of its numbers, when each set is due, who is in it with full names where known.
+
+    `unlisted` are those who have handed in under a name that `students.csv`, where there is one, does not have.
+    """
 
     folder: Path
     seed: int
     due: dict[str, datetime]
     roster: dict[str, str]
+    unlisted: tuple[str, ...] = ()
 
     def result(self, student: str, name: str) -> Path:
         return self.folder / "results" / student / f"{name}.json"
@@ -69,7 +74,7 @@ def read_course(folder: Path) -> Course:
         expected = "below 'due:' a line for each set, such as '  01-chsh: 2027-03-01 18:00'"
         raise PressError(f"{folder / 'course.yml'}: expected {expected}, not {str(dates)[:80]!r}")
     due = {str(name): read_time(value, "course.yml") for name, value in dates.items()}
-    return Course(folder, seed, due, _roster(folder))
+    return Course(folder, seed, due, *_roster(folder))
 
 
 def read_time(value: Any, place: str) -> datetime:
@@ -80,9 +85,9 @@ def read_time(value: Any, place: str) -> datetime:
         raise PressError(f"{place}: {value!r} is not a date and time, such as 2027-03-01 18:00") from None
 
 
-def _roster(folder: Path) -> dict[str, str]:
-    """Students of `students.csv` (columns student, name) and of `submitted/`."""
-    path, found = folder / "students.csv", {}
+def _roster(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Students of `students.csv` (columns student, name) and of `submitted/`; and who of them is not in the first."""
+    path, found = folder / "students.csv", dict[str, str]()
     if path.is_file():
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
@@ -92,10 +97,10 @@ def _roster(folder: Path) -> dict[str, str]:
                 found[student] = (row.get("name") or "").strip()
                 if not found[student].isprintable():
                     raise PressError(f"{path}: the name of {student} holds what cannot be printed: {found[student]!a}")
-    for place in _places(folder):
-        if place.is_dir() and _can_be_a_student(one_form(place.name)):
-            found.setdefault(one_form(place.name), "")
-    return dict(sorted(found.items()))
+    places = [one_form(place.name) for place in _places(folder) if place.is_dir()]
+    handed_in = {name: "" for name in places if _can_be_a_student(name)}
+    unlisted = sorted(handed_in.keys() - found.keys()) if path.is_file() else []
+    return dict(sorted((handed_in | found).items())), tuple(unlisted)
 
 
 def _places(folder: Path) -> list[Path]:
@@ -107,12 +112,15 @@ def one_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-STUDENT = "a student of 1 to 80 printable characters without '/', and no space at either end"
+BYTES = 240
+"""Of a student's name: it becomes that of a file, and few systems know longer ones."""
+STUDENT = f"a student of 1 to 80 printable characters (at most {BYTES} bytes) without '/', and no space at either end"
 
 
 def _can_be_a_student(name: str) -> bool:
     # Printable are no marks that turn the direction of writing, nor any that have no width.
-    return re.fullmatch(r"[^/.][^/]{0,79}", name) is not None and name.isprintable() and name == name.strip()
+    known = re.fullmatch(r"[^/.][^/]{0,79}", name) is not None and name.isprintable() and name == name.strip()
+    return known and len(os.fsencode(name)) <= BYTES
 
 
 def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], dict[str, list[str]]]:
@@ -246,11 +254,15 @@ def _known_fonts() -> Path:
 
 
 def _read_answers(path: Path) -> str:
-    """The text that a stranger's process has written, if it is short enough; it is looked at when it is judged."""
+    """What a stranger's process has written, if it is short enough and JSON in ASCII, as the runner writes it.
+
+    It is looked at when it is judged. Anything else would only take room, and more of it in a record than it had.
+    """
     try:
-        return read_regular(path, ANSWERS).decode("utf-8", "replace")
+        text = read_regular(path, ANSWERS).decode("ascii")
     except ValueError:
         return ""
+    return text if parse_answers(text) else ""
 
 
 def parse_answers(text: str) -> dict[str, Any]:

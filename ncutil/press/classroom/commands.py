@@ -207,7 +207,8 @@ def _read_sets(project: Project, names: Sequence[str], seed: int) -> "list[Probl
 def _only_one(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        # A program that a killed command was just starting holds the lock until it has begun.
+        lock.acquire(timeout=2)
     except Timeout:
         raise PressError(f"another command is grading {folder}") from None
     try:
@@ -280,7 +281,10 @@ def _bring_up_to_date(
     if not waiting:
         return records
     try:
-        tool = sandbox.NONE if unsafe else sandbox.find_sandbox()
+        tool = sandbox.NONE
+        if not unsafe:
+            sandbox.keep_private(course.folder)
+            tool = sandbox.find_sandbox()
     except sandbox.NoSandboxError as error:
         raise PressError(str(error)) from None
     pool = ThreadPoolExecutor(jobs)
@@ -337,6 +341,8 @@ def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict
         f"{len(present)} handed in, {len(grades) - len(present)} missing, {late} late, {waiting} parts to mark by hand"
     )
     click.echo(f"wrote gradebook.db, grades.csv, manual.csv, feedback/, report.html in {course.folder}")
+    if course.unlisted:
+        click.secho(printable(f"graded, and not in students.csv: {', '.join(course.unlisted)}"), fg="yellow")
     for grade in [*stopped, *not_run]:
         note = f": {grade.note}" if grade.note else ""
         click.secho(printable(f"{grade.student}, {grade.problem_set.name}: {grade.status}{note}"), fg="yellow")

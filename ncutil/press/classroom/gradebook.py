@@ -114,8 +114,10 @@ class Grade:
 def cell(value: Any) -> str:
     """A value for a table that spreadsheets open: text that would be a formula gets an apostrophe.
 
-    >>> cell("=1+1"), cell(-0.5)
-    ("'=1+1", '-0.5')
+    So does text that looks as if it had got one, so that `_bare` gives each back as it was.
+
+    >>> cell("=1+1"), cell("'=1+1"), cell(-0.5)
+    ("'=1+1", "''=1+1", '-0.5')
     """
     if isinstance(value, float):
         return f"{value:g}"
@@ -124,13 +126,17 @@ def cell(value: Any) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a spreadsheet may take a text for a formula; some do not look at what nobody sees before it."""
+    """Whether a spreadsheet may take a text, without the apostrophes before it, for a formula.
+
+    Some do not look at what nobody sees before one.
+    """
+    text = text.lstrip("'")
     seen = next((number for number, sign in enumerate(text) if sign.isprintable() and sign != " "), len(text))
     return text.startswith(FORMULA) or text[seen:].startswith(FORMULA)
 
 
 def _bare(text: str) -> str:
-    return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -28,6 +28,9 @@ ENTRIES = 30
 LEVELS = 3
 """Dicts in dicts that are kept of it: a release says of each part what it is called."""
 
+STRAYS = 10
+"""Lines about what lies in a student's folder and is no submission."""
+
 WORDS = 200
 """Characters of a stranger's names that a line repeats."""
 
@@ -91,7 +94,8 @@ def _find(place: Path, names: Collection[str]) -> tuple[list[Submission], list[s
             strays.append(f"{shown} is no problem set; expected {', '.join(sorted(names))}")
         else:
             found.append(_submission(place.name, entry))
-    return found, strays
+    more = [f"and {len(strays) - STRAYS} more"] if len(strays) > STRAYS else []
+    return found, strays[:STRAYS] + more
 
 
 def _submission(student: str, folder: Path) -> Submission:

@@ -66,6 +66,7 @@ def write_report(
             title="Class report",
             seed=course.seed,
             students=len(course.roster),
+            unlisted=course.unlisted,
             sets=found,
             strays=[f"{student}: {line}" for student, lines in strays.items() for line in lines],
         ),

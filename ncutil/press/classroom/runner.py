@@ -11,7 +11,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ def perform(task: dict[str, Any], shell: Any, tell: Callable[[Answers], None]) -
     for cell in task["cells"]:
         error: str | None = None
         alarms: list[float] = []
-        with _time_limit(task["cell_seconds"], alarms):
+        with suppress(TimeoutError), _time_limit(task["cell_seconds"], alarms):
             for source in cell["sources"]:
                 error = _run(shell, source) or error
         given = []
         for ask in cell["asks"]:
             said: Answers = {"error": "out of time"}
-            with _time_limit(task["cell_seconds"], alarms):
+            with suppress(TimeoutError), _time_limit(task["cell_seconds"], alarms):
                 said = _answer(shell.user_ns, ask)
             given.append(said)
         answers[cell["id"]] = {"error": error, "asks": given, "timed_out": bool(alarms)}
@@ -95,7 +95,11 @@ def _words(error: BaseException) -> str:
 
 @contextmanager
 def _time_limit(seconds: float, alarms: list[float]) -> Iterator[None]:
-    """Interrupt what takes too long, so that the parts behind it are still run; the sandbox limits the whole."""
+    """Interrupt what takes too long, so that the parts behind it are still run; the sandbox limits the whole.
+
+    The alarm is a TimeoutError. It may go off anywhere up to the moment that it is switched off, also between two
+    things that catch it, or in here: whoever uses this has to expect it.
+    """
 
     def late(*_: Any) -> None:
         alarms.append(seconds)
@@ -105,8 +109,6 @@ def _time_limit(seconds: float, alarms: list[float]) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
-    except TimeoutError:
-        pass  # the alarm went off between two things that catch it
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -139,8 +141,7 @@ def main() -> None:
         partial.replace(target)
 
     perform(task, make_shell(), tell)
-    sys.stdout.flush()
-    # Threads that a submission left running would keep the process.
+    # Threads that a submission left running would keep the process; so might what it has put in place of its output.
     os._exit(0)
 
 
