@@ -176,7 +176,7 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
         raise PressError(str(error)) from None
     except KeyboardInterrupt:
         click.echo("\ninterrupted; finished blocks are kept, and the same command goes on from there", err=True)
-        os._exit(130)
+        sys.exit(130)
 
 
 def _study(project: Project, name: str, pool: Executor, place: dict[str, Any]) -> None:

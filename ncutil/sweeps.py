@@ -15,13 +15,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
 from hashlib import sha256
 from itertools import combinations, product
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -205,18 +204,26 @@ def write(tables: Mapping[str, pd.DataFrame], name: str, folder: Path) -> list[P
 def workers(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
     """Processes on this machine, or the workers of a Dask scheduler; one thread for each block.
 
-    Processes end with what they are used for: at once when that breaks off, even when this process is killed.
+    Processes end with what they are used for: at once when that breaks off, even when this process is killed. To be
+    called from the main thread.
     """
     if cluster is None:
-        context = get_context("spawn")
-        watched, held = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(jobs, context, _process, (watched,))
+        others = active_children()
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _process)
+        # Started deaf to Ctrl-C, which may come before they have read their first line.
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for _ in range(jobs):
+            pool.submit(int)
+        signal.signal(signal.SIGINT, heard)
+        ours = [process for process in active_children() if process not in others]
         try:
             yield pool
             pool.shutdown()
-        finally:
-            held.close()
+        except BaseException:
+            for process in ours:
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return
     try:
         from distributed import Client
@@ -227,12 +234,13 @@ def workers(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
         yield client.get_executor()
 
 
-def _process(watched: "Connection[Any, Any]") -> None:
-    """Set up a process of `workers`: Ctrl-C is for the main one, whose end closes what is watched here."""
+def _process() -> None:
+    """Set up a process of `workers`: Ctrl-C is for the main one, and whatever ends that ends this one."""
 
     def leave() -> None:
-        with suppress(EOFError, OSError):
-            watched.recv()
+        parent = parent_process()
+        if parent:
+            parent.join()
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
