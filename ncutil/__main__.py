@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,7 +159,7 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
     """Make the tables of long studies again (writes book/studies).
 
     Finished blocks are kept in _build/sweeps until the tables are written: a sweep that was stopped goes on where it
-    was, unless the code or the seed behind its numbers has changed since.
+    was, unless the code, the libraries or the seed behind its numbers have changed since.
     """
     from ncutil import sweeps  # brings in the science, which the other commands do without
 
@@ -166,36 +167,45 @@ def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
     unknown = [name for name in names if name not in sweeps.STUDIES]
     if unknown:
         raise PressError(f"unknown study {unknown[0]!r}; known: {', '.join(sweeps.STUDIES)}")
-    place, version = running.commit(project.root), sweeps.version()
-    with running.only_one(project), sweeps.workers(jobs, cluster) as pool:
-        for name in names:
-            started = datetime.now(UTC)
-            folder = project.build / "sweeps" / f"{name}-{version}"
-            with tqdm(desc=name, unit="block", mininterval=1) as bar:
+    place = running.commit(project.root)
+    try:
+        with running.only_one(project), sweeps.workers(jobs, cluster) as pool:
+            for name in names:
+                _study(project, name, pool, place)
+    except (ValueError, OSError) as error:  # no Dask, no scheduler there, a worker with other code, a full disk
+        raise PressError(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; finished blocks are kept, and the same command goes on from there", err=True)
+        sys.exit(130)
 
-                def tell(done: int, of: int, bar: Any = bar) -> None:
-                    bar.total, bar.n = of, done
-                    bar.refresh()
 
-                try:
-                    tables, seconds = sweeps.run(sweeps.STUDIES[name], folder, pool, tell)
-                except ValueError as error:
-                    raise PressError(str(error)) from None
-            record = {
-                "study": name,
-                "command": f"ncutil sweep {name}",
-                "seed": sweeps.SEED,
-                "blocks": [dict(block) for block in sweeps.STUDIES[name].blocks],
-                **place,
-                "versions": running.versions(),
-                "processor": running.processor(),
-                "started": started.isoformat(timespec="seconds"),
-                "processor_seconds": round(seconds, 1),
-            }
-            for path in sweeps.write(tables, name, project.studies):
-                click.echo(f"wrote {path.relative_to(project.root)}")
-            running.write_json(project.studies / f"{name}.json", record)
-            shutil.rmtree(folder)
+def _study(project: Project, name: str, pool: Executor, place: dict[str, Any]) -> None:
+    from ncutil import sweeps
+
+    started = datetime.now(UTC)
+    folder = project.build / "sweeps" / f"{name}-{sweeps.version()}"
+    with tqdm(desc=name, unit="block", mininterval=1) as bar:
+
+        def tell(done: int, of: int) -> None:
+            bar.total, bar.n = of, done
+            bar.refresh()
+
+        tables, seconds = sweeps.run(sweeps.STUDIES[name], folder, pool, tell, bar.write)
+    record = {
+        "study": name,
+        "command": f"ncutil sweep {name}",
+        "seed": sweeps.SEED,
+        "blocks": [dict(block) for block in sweeps.STUDIES[name].blocks],
+        **place,
+        "versions": running.versions(),
+        "processor": running.processor(),
+        "started": started.isoformat(timespec="seconds"),
+        "processor_seconds": round(seconds, 1),
+    }
+    for path in sweeps.write(tables, name, project.studies):
+        click.echo(f"wrote {path.relative_to(project.root)}")
+    running.write_json(project.studies / f"{name}.json", record)
+    shutil.rmtree(folder)
 
 
 main.add_command(classroom)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack, cast
 
@@ -67,8 +68,11 @@ class Ensemble:
 
     @property
     def outcomes(self) -> Array:
-        """+1 where a head is right on a pattern, -1 where it is wrong, (records, members, patterns, heads)."""
-        return np.where((self.logits > 0) == (self.targets > 0), 1.0, -1.0)
+        """+1 where a head is right on a pattern, -1 where it is wrong, (records, members, patterns, heads).
+
+        A logit that is NaN, after steps too large for the numbers, is wrong.
+        """
+        return np.where(np.where(self.targets > 0, self.logits > 0, self.logits <= 0), 1.0, -1.0)
 
 
 class Options(TypedDict, total=False):
@@ -124,7 +128,7 @@ def train(
         Every pattern is seen at every step.
     targets : (patterns, heads), 0 or 1; (members, patterns, heads) where every member has its own
     width : hidden units
-    seeds : (members,), integers from 0
+    seeds : (members,), integers from 0 to 2**63 - 1
         Member k draws its first weights from `default_rng(seeds[k])`: normal, variance 2 / bits into the hidden units
         and 1 / width into the heads; biases start at 0.
     steps, rate, optimizer : updates, learning rate, "adam" or "sgd"
@@ -136,6 +140,8 @@ def train(
         1 where a head reads a unit, 0 where the link is cut.
     record : steps after which logits are kept, 0 = before the first; by default only the last
     dtype : "float32" or "float64"
+        On four bits, three units and XOR for one head or none, 99 % of members in float32 have the losses of float64
+        to 1e-5 after 200 steps; of two heads with XOR each, and Adam, it is 98 % (99 % in PyTorch's float32).
     device : "cpu", or "cuda" for the same training in PyTorch on a GPU
 
     Returns
@@ -145,8 +151,8 @@ def train(
     Raises
     ------
     ValueError
-        A wrong shape, a target other than 0 and 1, a value that is not finite, an unknown optimizer, dtype or
-        device, a GPU that is not there, a record outside 0..steps.
+        A wrong shape, a target other than 0 and 1, a value that is not finite, a fraction where a whole number
+        belongs, an unknown optimizer, dtype or device, a GPU that is not there, a record outside 0..steps.
 
     Examples
     --------
@@ -388,7 +394,7 @@ def _backpropagate(shape: _Shape, p: Program, arrays: Sequence[Any], pattern: An
     for k in group:
         x.append([p.spread(inputs, p.times(pattern, shape.bits), k * shape.bits + i) for i in bits])
         sums = [lanes.total(hidden[u][shape.bits], (x[k][i] * hidden[u][i] for i in bits)) for u in units]
-        act.append([z.pick(">", 0.0, z, 0.0) for z in sums])
+        act.append([z.pick("<", 0.0, 0.0, z) for z in sums])
         error.append([])
         for h in heads:
             z = lanes.total(head[h][shape.width], (head[h][u] * act[k][u] for u in units))
@@ -405,7 +411,7 @@ def _backpropagate(shape: _Shape, p: Program, arrays: Sequence[Any], pattern: An
         add(shape.into_head(h, shape.width), [error[k][h] for k in group])
     for u in units:
         back = [lanes.total(error[k][0] * head[0][u], (error[k][h] * head[h][u] for h in heads[1:])) for k in group]
-        back = [act[k][u].pick(">", 0.0, slope, 0.0) for k, slope in enumerate(back)]
+        back = [act[k][u].pick("<=", 0.0, 0.0, slope) for k, slope in enumerate(back)]
         for i in bits:
             add(shape.into_hidden(u, i), [x[k][i] * back[k] for k in group])
         add(shape.into_hidden(u, shape.bits), back)
@@ -437,36 +443,48 @@ def _setup(
     x, t, seed = np.asarray(inputs, float), np.asarray(targets, float), np.asarray(seeds)
     if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"inputs must be finite, (patterns, bits); got shape {x.shape}")
-    if seed.ndim != 1 or seed.size == 0 or seed.dtype.kind not in "iu" or (seed < 0).any():
-        raise ValueError(f"seeds must be a non-empty vector of integers from 0; got shape {seed.shape}, {seed.dtype}")
+    if seed.ndim != 1 or seed.size == 0 or seed.dtype.kind not in "iu" or seed.min() < 0 or seed.max() >= 2**63:
+        raise ValueError(
+            "seeds must be a non-empty vector of integers from 0 to 2**63 - 1; "
+            f"got shape {seed.shape}, {seed.dtype}, values {seed.ravel()[:5]}"
+        )
     own = (len(seed),) if t.ndim == 3 else ()
     if t.ndim not in (2, 3) or t.shape[:-1] != (*own, len(x)) or t.size == 0 or not np.isin(t, (0, 1)).all():
         raise ValueError(
             f"targets must be 0 or 1, ({len(x)} patterns, heads) or ({len(seed)} members, {len(x)} patterns, heads); "
             f"got shape {t.shape}, values {np.unique(t)[:5]}"
         )
-    if width < 1 or steps < 0 or not (np.isfinite(rate) and rate > 0):
-        raise ValueError(f"need width >= 1, steps >= 0, rate > 0; got width={width}, steps={steps}, rate={rate}")
+    whole = isinstance(width, Integral) and isinstance(steps, Integral)
+    if not (whole and isinstance(rate, Real)) or width < 1 or steps < 0 or not 0 < rate < math.inf:
+        raise ValueError(
+            "need whole numbers width >= 1 and steps >= 0, and one number rate > 0; "
+            f"got width={width!r}, steps={steps!r}, rate={rate!r}"
+        )
     _known("optimizer", optimizer, OPTIMIZERS)
     _known("dtype", dtype, DTYPES)
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
     if w.shape not in ((len(x),), (len(seed), len(x))) or not np.isfinite(w).all() or (w < 0).any():
         raise ValueError(f"weights must be >= 0, ({len(x)},) or ({len(seed)}, {len(x)}); got shape {w.shape}")
-    if (w.sum(-1) == 0).any():
+    with np.errstate(over="ignore"):
+        total = w.sum(-1, keepdims=True)
+    if not (total > 0).all():
         raise ValueError("weights must leave every member a pattern to train on")
-    steps_kept = np.array([steps] if record is None else record)
-    if steps_kept.ndim != 1 or steps_kept.size == 0 or (np.diff(steps_kept, prepend=-1) < 1).any():
-        raise ValueError(f"record must be increasing steps from 0; got {steps_kept.tolist()}")
+    if not np.isfinite(total).all():
+        raise ValueError(f"weights must have a finite sum; got values up to {w.max():g}")
+    steps_kept = np.array([int(steps)] if record is None else record)
+    whole = steps_kept.ndim == 1 and steps_kept.dtype.kind in "iu"
+    if not whole or steps_kept.size == 0 or (np.diff(steps_kept, prepend=-1) < 1).any():
+        raise ValueError(f"record must be increasing whole steps from 0; got {steps_kept.tolist()}")
     if steps_kept[-1] > steps:
         raise ValueError(f"record asks for step {steps_kept[-1]}, but there are {steps} steps")
     return _Setup(
         x,
         t,
         seed.astype(np.int64),
-        steps,
-        rate,
+        int(steps),
+        float(rate),
         optimizer == "adam",
-        np.broadcast_to(w / w.sum(-1, keepdims=True), (len(seed), len(x))),
+        np.broadcast_to(w / total, (len(seed), len(x))),
         _links("input_mask", input_mask, (width, x.shape[1])),
         _links("head_mask", head_mask, (t.shape[-1], width)),
         steps_kept.astype(np.int64),

@@ -76,8 +76,8 @@ class Lanes:
     def __truediv__(self, other: "Lanes") -> "Lanes":
         return Lanes(self.builder, self.builder.fdiv(self.value, other.value))
 
-    def pick(self, sign: str, bound: float, yes: "Lanes | float", no: float) -> "Lanes":
-        """One thing in lanes where this number compares so with the bound, another elsewhere."""
+    def pick(self, sign: str, bound: float, yes: "Lanes | float", no: "Lanes | float") -> "Lanes":
+        """One thing in lanes where this number compares so with the bound, another elsewhere and where it is NaN."""
         holds = self.builder.fcmp_ordered(sign, self.value, self._of(bound))
         return Lanes(self.builder, self.builder.select(holds, self._of(yes), self._of(no)))
 
@@ -147,8 +147,8 @@ class Program:
         mantissa, bias, terms = (52, 1023, 14) if self.double else (23, 127, 8)
         limit = float(bias - 1)
         x = z * (-1 / math.log(2))
-        x = x.pick("<", limit, x, limit)
-        x = x.pick(">", -limit, x, -limit)
+        x = x.pick(">", limit, limit, x)
+        x = x.pick("<", -limit, -limit, x)
         # A number this large has no room for a fraction: adding it rounds x, and leaves x + bias in the lowest bits.
         shift = x.constant(1.5 * 2**mantissa + bias)
         moved = self.builder.fadd(x.value, shift)
@@ -197,7 +197,7 @@ def compiled(
     processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(*processor, opt=2, jit=True)
     version = _hash(Path(__file__).read_bytes(), llvmlite.__version__, list(arguments), made_of)
-    file = f"{name}-{dtype}-{_hash(processor)}.{version}.o"
+    file = f"{name}-{dtype}-{_hash(machine.triple, processor)}.{version}.o"
     code = _kept(file)
     if code is None:
         program = Program(arguments, dtype)
@@ -230,9 +230,13 @@ def _folders() -> list[Path]:
 
 
 def _kept(file: str) -> bytes | None:
+    """Machine code as it was kept; None for a damaged file too, which would bring down every process that runs it."""
     for folder in _folders():
         with suppress(OSError):
-            return (folder / file).read_bytes()
+            kept = (folder / file).read_bytes()
+            digest, code = kept[: sha256().digest_size], kept[sha256().digest_size :]
+            if digest == sha256(code).digest():
+                return code
     return None
 
 
@@ -245,7 +249,7 @@ def _keep(code: bytes, file: str, stale: str, version: str) -> None:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f"{file}.{os.getpid()}-{get_ident()}"
-            partial.write_bytes(code)
+            partial.write_bytes(sha256(code).digest() + code)
             partial.replace(folder / file)
             for other in folder.glob(stale):
                 if not other.name.endswith(f".{version}.o"):

@@ -123,7 +123,7 @@ class Trained:
     @property
     def outcomes(self) -> Array:
         """+1 where a head is right, -1 where it is wrong, shape of `logits`."""
-        return np.where((self.logits > 0) == (self.targets[:, :, None, None] > 0), 1.0, -1.0)
+        return np.where(np.where(self.targets[:, :, None, None] > 0, self.logits > 0, self.logits <= 0), 1.0, -1.0)
 
     @property
     def final(self) -> "Trained":

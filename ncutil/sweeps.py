@@ -6,20 +6,26 @@ sum is the study's result. So a million networks stream through in the memory of
 on phase diagrams reads them with `table` and `record`.
 """
 
+import gzip
 import json
+import os
+import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cache, reduce
 from hashlib import sha256
 from itertools import combinations, product
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import llvmlite
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -58,10 +64,16 @@ class Study:
 
 
 def version() -> str:
-    """A hash of all that a block's numbers depend on: the seed, and the sources that studies reach."""
+    """A hash of all that a block's numbers depend on: the seed, the sources that studies reach, and their libraries."""
     reached = (sys.modules[__name__], chsh, ensembles, lanes, ncnet)
     sources = [Path(str(module.__file__)).read_bytes() for module in reached]
-    return sha256(b"".join([str(SEED).encode(), *sources])).hexdigest()[:12]
+    return sha256(b"".join([repr((SEED, np.__version__, llvmlite.__version__)).encode(), *sources])).hexdigest()[:12]
+
+
+@cache
+def _loaded() -> str:
+    """The version that this process computes with; its sources may change on disk while a study runs."""
+    return version()
 
 
 def run(
@@ -69,26 +81,32 @@ def run(
     folder: Path,
     pool: Executor,
     tell: Callable[[int, int], None] = lambda done, of: None,
+    say: Callable[[str], None] = print,
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Do the blocks of a study that are not yet in the folder, then add all of them up.
 
-    Every block becomes a file, under its own name only when it is whole; one beside it says how long it took. The
-    folder belongs to one study and one `version`, and may go once the tables are kept.
+    Every block becomes a file, under its own name only when it is whole; one that cannot be read is done again, and
+    `say` is told. The folder belongs to one study and one `version`, and may go once the tables are kept.
 
     Returns
     -------
     The study's tables by suffix, and the seconds of processor time of all blocks, those found in the folder included.
+
+    Raises
+    ------
+    ValueError
+        A worker that would compute with another `version`; what a block raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {folder / f"{_name(block)}.csv.gz": block for block in study.blocks}
-    rest = [path for path in files if not path.exists()]
+    rest = [path for path in files if not _sound(path, study.keys, say)]
     waiting: dict[Future[tuple[pd.DataFrame, float]], Path] = {}
     failed: BaseException | None = None
     tell(len(files) - len(rest), len(files))
     while rest or waiting:
         while rest and len(waiting) < IN_HAND:
             path = rest.pop(0)
-            waiting[pool.submit(_timed, study.measure, files[path])] = path
+            waiting[pool.submit(_timed, study.measure, files[path], _loaded())] = path
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             path = waiting.pop(future)
             if future.cancelled():
@@ -99,25 +117,48 @@ def run(
                 for other in waiting:
                     other.cancel()
                 continue
-            content, seconds = future.result()
-            _seconds(path).write_text(f"{seconds:.3f}", encoding="utf-8")
-            part = path.with_name(f"{path.name}.part")
-            content.to_csv(part, index=False, compression="gzip")
-            part.replace(path)
+            _keep(path, *future.result())
             tell(sum(map(Path.exists, files)), len(files))
     if failed:
         raise failed
-    total = reduce(lambda sums, more: add([sums, more], study.keys), map(pd.read_csv, files))
-    return study.finish(total), sum(float(_seconds(path).read_text(encoding="utf-8")) for path in files)
+    total, seconds = reduce(lambda a, b: (add([a[0], b[0]], study.keys), a[1] + b[1]), map(_read, files))
+    return study.finish(total), seconds
 
 
-def _seconds(path: Path) -> Path:
-    return path.with_name(path.name.replace(".csv.gz", ".seconds"))
-
-
-def _timed(measure: Callable[..., pd.DataFrame], block: Block) -> tuple[pd.DataFrame, float]:
+def _timed(measure: Callable[..., pd.DataFrame], block: Block, asked: str) -> tuple[pd.DataFrame, float]:
+    if _loaded() != asked:
+        raise ValueError(f"a worker has other code or libraries: version {_loaded()}, asked for is {asked}")
+    # Of the process, for training has threads of its own; so a process does one block at a time.
     clock = time.process_time()
     return measure(**block), time.process_time() - clock
+
+
+def _keep(path: Path, content: pd.DataFrame, seconds: float) -> None:
+    """Write a block, the seconds of processor time that it took in the first line."""
+    part = path.with_name(f"{path.name}.part")
+    with gzip.open(part, "wt", encoding="utf-8") as file:
+        file.write(f"{seconds:.3f}\n")
+        content.to_csv(file, index=False)
+    part.replace(path)
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, float]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        seconds = float(file.readline())
+        return pd.read_csv(file), seconds
+
+
+def _sound(path: Path, keys: Sequence[str], say: Callable[[str], None]) -> bool:
+    """Whether a block is there; a damaged one is taken away."""
+    try:
+        _read(path)[0][list(keys)]
+    except FileNotFoundError:
+        return False
+    except (OSError, EOFError, zlib.error, ValueError, KeyError):
+        say(f"{path.name} cannot be read and is done again")
+        path.unlink()
+        return False
+    return True
 
 
 def add(tables: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
@@ -162,17 +203,50 @@ def write(tables: Mapping[str, pd.DataFrame], name: str, folder: Path) -> list[P
 
 @contextmanager
 def workers(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
-    """Processes on this machine, one thread each, or the workers of a Dask scheduler."""
+    """Processes on this machine, or the workers of a Dask scheduler; one thread for each block.
+
+    Processes end with what they are used for: at once when that breaks off, even when this process is killed. To be
+    called from the main thread.
+    """
     if cluster is None:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _one_thread) as pool:
+        others = active_children()
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _process)
+        # Started deaf to Ctrl-C, which may come before they have read their first line.
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for _ in range(jobs):
+            pool.submit(int)
+        signal.signal(signal.SIGINT, heard)
+        ours = [process for process in active_children() if process not in others]
+        try:
             yield pool
+            pool.shutdown()
+        except BaseException:
+            for process in ours:
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return
     try:
         from distributed import Client
     except ImportError:
         raise ValueError("a cluster needs Dask: pip install 'ncutil[cluster]'") from None
     with Client(cluster) as client:
+        client.register_worker_callbacks(_one_thread)
         yield client.get_executor()
+
+
+def _process() -> None:
+    """Set up a process of `workers`: Ctrl-C is for the main one, and whatever ends that ends this one."""
+
+    def leave() -> None:
+        parent = parent_process()
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=leave, daemon=True).start()
+    _one_thread()
 
 
 def _one_thread() -> None:
@@ -225,18 +299,22 @@ def means(sums: pd.DataFrame) -> pd.DataFrame:
     return result.drop(columns=["s_squared", "gap_squared"])
 
 
-def found(excess: pd.Series, error: pd.Series, rate: float = 0.05) -> Array:
-    """Which of many means exceed their limit, so many that at most a share `rate` of them is expected to be luck.
+def luck(excess: pd.Series, error: pd.Series) -> Array:
+    """One-sided normal p-values of means that lie by `excess` above a limit, with standard errors."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(norm.sf(np.where(excess > 0, excess / error, -np.inf)))
 
-    Benjamini and Hochberg (1995) on one-sided normal p-values: `excess` is how far each mean lies above its limit,
-    `error` its standard error.
 
-    >>> found(pd.Series([5.0, 2.0, 2.0, 0.0, -1.0]), pd.Series([1.0, 1.0, 0.0, 0.0, 1.0]), rate=0.05).tolist()
+def found(p: Array, rate: float = 0.05) -> Array:
+    """Which of many p-values count, so many that at most a share `rate` of them is expected to be luck.
+
+    Benjamini and Hochberg (1995).
+
+    >>> p = luck(pd.Series([5.0, 2.0, 2.0, 0.0, -1.0]), pd.Series([1.0, 1.0, 0.0, 0.0, 1.0]))
+    >>> found(p, rate=0.05).tolist()
     [True, True, True, False, False]
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(excess > 0, excess / error, -np.inf)
-    return np.asarray(false_discovery_control(norm.sf(ratio)) < rate)
+    return np.asarray(false_discovery_control(p) < rate)
 
 
 def _chosen(trained: ncnet.Trained, **names: Any) -> pd.DataFrame:
@@ -289,9 +367,20 @@ def _data(width: int, seen: int, runs: int) -> pd.DataFrame:
 
 
 def _parity(bits: int, width: int, runs: int) -> pd.DataFrame:
-    """First bit against parity of more and more bits, both heads asking about the same ones; 3,000 steps."""
+    """First bit against parity of more and more bits, both heads asking about the same ones; 3,000 steps.
+
+    Each run is a group of its own: networks of all widths begin from the same draws, so runs of the same number are
+    alike, and errors that concern several widths take S of each run.
+    """
     trained = ncnet.train(width, runs, seed=SEED, bits=bits, inputs="shared", steps=3000, rate=0.02)
-    return reduced(_chosen(trained, width=width, bits=bits), ["bits", "width", "restarts"])
+    return reduced(_chosen(trained, width=width, bits=bits), ["bits", "width", "restarts", "run"])
+
+
+def _by_run(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Sums over all runs; S of single trainings, a row for each bits and width, a column for each run."""
+    keys = ["bits", "width", "restarts"]
+    each = total[total.restarts == 1].pivot(index=keys[:2], columns="run", values="s").reset_index()
+    return {"": add([total.drop(columns="run")], keys), "runs": each}
 
 
 FUNCTIONS = np.array(list(product((0, 1), repeat=4)))
@@ -364,8 +453,9 @@ APART = 0.06
 def _search(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Correlators of all pairs; quadruples above 2 and apart from their null; contextual ones; the best ones.
 
-    What is counted as above or apart is `found` among the quadruples of a setting. The best are chosen on one half of
-    the seeds, by the measure only where some run of a setting has a positive one.
+    What is counted as above, apart or both is `found` among the quadruples of a setting; the same on one half of the
+    seeds alone (`_first`), and how many of these are not above, apart or both on the other half (`_fails`). The best
+    are chosen on one half of the seeds, by the measure only where some run of a setting has a positive one.
     """
     setting, tasks = ["inputs", "width", "restarts"], ["a1", "a2", "b1", "b2"]
     pairs = add([total[total.minus < 0]], [*setting, "a1", "b1"])[[*setting, "a1", "b1", "runs", "s", "s0"]]
@@ -380,15 +470,31 @@ def _search(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
     best = pd.concat(chosen).drop(columns=["half", "half_fresh"])
     whole = add([quadruples], names)
     counts = []
-    for at, group in means(whole).groupby(setting):
-        above, apart = found(group.s - 2, group.error), found(group.gap.abs() - APART, group.gap_error)
+    for at, part in quadruples.groupby(setting):
+        group, first, fresh = (
+            means(add([of], [*tasks, "minus"])) for of in (part, part[part.half == 0], part[part.half == 1])
+        )
+        hits = _lists(group)
+        above = hits["above"]
         of = {"quadruples": len(group), "above": above.sum(), "above_null_too": (above & (group.s0 > 2)).sum()}
-        of |= {"above_apart": (above & apart).sum(), "above_gap_most": group.gap[above].abs().max()}
-        of |= {"apart": apart.sum(), "gap_most": group.gap.abs().max(), "contextual": (group.contextual > 0).sum()}
+        of |= {"above_apart": hits["above_apart"].sum(), "above_gap_most": group.gap[above].abs().max()}
+        of |= {"apart": hits["apart"].sum(), "gap_most": group.gap.abs().max()}
+        of |= {"contextual": (group.contextual > 0).sum()}
+        again = {"above": fresh.s > 2, "apart": fresh.gap * np.sign(first.gap) > APART}
+        again["above_apart"] = again["above"] & again["apart"]
+        for name, hit in _lists(first).items():
+            of |= {f"{name}_first": hit.sum(), f"{name}_fails": (hit & ~again[name]).sum()}
         counts.append(dict(zip(setting, at, strict=True)) | of)
     once = whole[(whole.minus == 0) & (whole.contextual > 0)]
     contextual = once[[*setting, *tasks, "runs", "contextual", "measure"]]
     return {"pairs": pairs, "best": best, "counts": pd.DataFrame(counts), "contextual": contextual}
+
+
+def _lists(group: pd.DataFrame) -> dict[str, Array]:
+    """Which quadruples are `found` to lie above 2, apart from their null, and both."""
+    above, apart = luck(group.s - 2, group.error), luck(group.gap.abs() - APART, group.gap_error)
+    # That both hold is as uncertain as the less certain of the two.
+    return {"above": found(above), "apart": found(apart), "above_apart": found(np.maximum(above, apart))}
 
 
 def _grid(**values: Sequence[Any]) -> list[Block]:
@@ -417,8 +523,9 @@ STUDIES: dict[str, Study] = {
     ),
     "parity": Study(
         _parity,
-        _grid(bits=[2, 3, 4, 5, 6], width=[1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24], runs=[200]),
-        ["bits", "width", "restarts"],
+        _grid(bits=[2, 3, 4, 5, 6], width=[1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24], runs=[1_000]),
+        ["bits", "width", "restarts", "run"],
+        _by_run,
     ),
     "tasks": Study(
         _tasks,

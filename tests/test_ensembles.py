@@ -66,10 +66,12 @@ def test_the_reference_is_a_module_with_an_optimizer(optimizer, rate):
     np.testing.assert_allclose(result.logits[-1, 0], net(x).detach().numpy(), rtol=0, atol=1e-9)
 
 
+# The same 25 draws every time: about one in 500 has a member at a kink, where a rounding error decides whether a unit
+# is on, and fails by luck.
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_the_float64_kernel_is_the_reference_under_any_options(data):
-    """For 500 steps: later, members part where a rounding error decides whether a unit is on."""
+    """For 500 steps: later, ever more members part at a kink."""
     bits, heads, width = (data.draw(st.integers(1, most), name) for most, name in ((5, "bits"), (3, "heads"), (6, "n")))
     patterns = data.draw(st.integers(1, 9), "patterns")
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "draw"))
@@ -104,13 +106,31 @@ def test_the_float64_kernel_is_the_reference_under_any_options(data):
     ids=["adam", "sgd", "masks and weights"],
 )
 def test_float32_keeps_the_losses_of_99_percent_for_200_steps(options):
-    near = []
+    """Of all members together; on each task of its own, of nearly as many as PyTorch's float32, 99 % or not."""
+    shares = []
     for targets in TASKS.values():
+        given = (BITS, targets, 3, range(400))
         options = {"steps": 200, **options}
-        fast = ensembles.train(BITS, targets, 3, range(400), **options)
-        reference = ensembles.train_reference(BITS, targets, 3, range(400), **options)
-        near.append(np.abs(fast.losses - reference.losses).max(axis=(0, 2)) < 1e-5)
-    assert np.mean(near) >= 0.99
+        exact = ensembles.train_reference(*given, **options).losses
+        ours, theirs = (
+            (np.abs(train(*given, dtype="float32", **options).losses - exact).max(axis=(0, 2)) < 1e-5).mean()
+            for train in (ensembles.train, ensembles.train_reference)
+        )
+        assert ours >= theirs - 0.02
+        shares.append(ours)
+    assert np.mean(shares) >= 0.99
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [("float32", 1e30), ("float64", 1e200)])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_steps_too_large_for_the_numbers_end_in_nan_as_in_the_reference(dtype, rate):
+    given, options = (BITS, TASKS["XOR, XOR"], 3, range(40)), {"steps": 20, "rate": rate, "optimizer": "sgd"}
+    fast, reference = (path(*given, dtype=dtype, **options) for path in (ensembles.train, ensembles.train_reference))
+    lost = np.isnan(reference.logits)
+    assert lost.any()
+    np.testing.assert_array_equal(np.isnan(fast.logits), lost)
+    np.testing.assert_array_equal(np.isnan(fast.losses), np.isnan(reference.losses))
+    assert (fast.outcomes[lost] == -1).all()
 
 
 @pytest.mark.parametrize("dtype", ensembles.DTYPES)
@@ -150,10 +170,16 @@ def test_another_process_gives_the_same_bits():
     assert there.strip() == here.hidden.tobytes().hex()
 
 
-def test_a_width_out_of_a_table_is_a_width():
-    options = {"steps": 2, "rate": 0.1}
-    plain, numpys = (ensembles.train(BITS, XOR_A[:, None], n, [4], **options) for n in (3, np.int64(3)))
+@pytest.mark.parametrize("path", [ensembles.train, ensembles.train_reference])
+def test_numbers_out_of_a_table_are_numbers(path):
+    plain = path(BITS, XOR_A[:, None], 3, [4], steps=2, rate=0.5, record=[0, 2])
+    steps, record = np.uint8(2), np.array([0, 2], np.uint64)
+    numpys = path(
+        BITS, XOR_A[:, None], np.int64(3), np.array([4], np.uint8), steps=steps, rate=np.half(0.5), record=record
+    )
     np.testing.assert_array_equal(plain.logits, numpys.logits)
+    last = path(BITS, XOR_A[:, None], 3, np.array([2**63 - 1], np.uint64), steps=2, rate=1)
+    assert last.seeds.tolist() == [2**63 - 1]
 
 
 def test_both_paths_start_from_the_same_documented_weights():
@@ -331,20 +357,33 @@ GOOD = {"inputs": BITS, "targets": TASKS["XOR, XOR"], "width": 2, "seeds": [0, 1
         ({"targets": BITS[:5]}, r"targets must be 0 or 1, \(16 patterns, heads\) or .* got shape \(5, 4\)"),
         ({"targets": 2 * BITS - 1}, "targets must be 0 or 1"),
         ({"targets": np.zeros((3, 16, 2))}, r"\(2 members, 16 patterns, heads\); got shape \(3, 16, 2\)"),
-        ({"width": 0}, "need width >= 1.*got width=0"),
+        ({"width": 0}, "width >= 1 .*got width=0, steps=5, rate=0.1"),
+        ({"width": 3.0}, "need whole numbers width >= 1 .*got width=3.0"),
+        ({"width": "3"}, "got width='3'"),
         ({"rate": float("nan")}, "rate > 0"),
+        ({"rate": [0.1, 0.2]}, r"one number rate > 0; got .*rate=\[0.1, 0.2\]"),
+        ({"rate": "a"}, "rate='a'"),
         ({"steps": -1}, "steps >= 0"),
+        ({"steps": 5.0}, "steps=5.0"),
         ({"seeds": []}, "non-empty vector of integers"),
         ({"seeds": [-1]}, "integers from 0"),
         ({"seeds": [0.5]}, "integers from 0"),
+        (
+            {"seeds": np.array([2**63], np.uint64)},
+            r"to 2\*\*63 - 1; got shape \(1,\), uint64, values \[9223372036854775808",
+        ),
+        ({"seeds": [2**63, 1]}, r"to 2\*\*63 - 1"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: adam, sgd"),
         ({"dtype": "float16"}, "unknown dtype 'float16'; known: float32, float64"),
         ({"weights": np.ones(3)}, r"weights must be >= 0, \(16,\) or \(2, 16\); got shape \(3,\)"),
         ({"weights": -np.ones(16)}, "weights must be >= 0"),
         ({"weights": np.zeros(16)}, "a pattern to train on"),
+        ({"weights": np.full(16, 1e308)}, r"weights must have a finite sum; got values up to 1e\+308"),
         ({"input_mask": np.ones((2, 3))}, r"input_mask must be 0 or 1, \(2, 4\); got shape \(2, 3\)"),
         ({"head_mask": np.full((2, 2), 2)}, "head_mask must be 0 or 1"),
-        ({"record": [3, 1]}, r"record must be increasing steps from 0; got \[3, 1\]"),
+        ({"record": [3, 1]}, r"record must be increasing whole steps from 0; got \[3, 1\]"),
+        ({"record": [0.5, 1.7]}, r"whole steps from 0; got \[0.5, 1.7\]"),
+        ({"record": ["a"]}, r"whole steps from 0; got \['a'\]"),
         ({"record": [9]}, "record asks for step 9, but there are 5 steps"),
     ],
 )
@@ -403,6 +442,18 @@ def test_machine_code_of_other_sources_goes(package):
     assert {"others-4.o", "ensembles.pyc"} < names
     assert len(names) == 4
     assert not {"ensembles-0123456789.o", "ensembles-4-3-2-adam-float32-a.b.o"} & names
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda code: b"", lambda code: code[: len(code) // 2], lambda code: b"x" * len(code)]
+)
+def test_damaged_machine_code_is_compiled_anew(package, damage):
+    first = trained_anew()
+    (kept,) = (package / "__pycache__").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(damage(whole))
+    np.testing.assert_array_equal(trained_anew(), first)
+    assert kept.read_bytes() == whole
 
 
 def test_a_package_that_takes_no_files_leaves_its_code_in_the_users_cache(package, tmp_path, monkeypatch):

@@ -1,15 +1,22 @@
 """Long studies: what is finished is kept, blocks add up, and the committed tables are those of the studies."""
 
 import ast
+import gzip
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
@@ -55,31 +62,100 @@ def test_a_study_that_broke_off_does_only_the_rest(tmp_path, pool):
     sweeps.run(sweeps.Study(None, BLOCKS, ["kind"]), tmp_path, pool)
 
 
-def test_a_killed_process_loses_at_most_the_blocks_in_hand(tmp_path):
-    code = """
+STOPPED = """
 import os, sys, time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pandas as pd
-from ncutil import sweeps
+
+here = Path(__file__).parent
 
 def measure(part):
-    while part and not (Path(sys.argv[1]) / f"part={part - 1}.csv.gz").exists():
+    (here / f"{part}-{os.getpid()}.begun").touch()
+    while part > 2 and not (here / "go").exists():
         time.sleep(0.01)
-    if part == 3 and len(sys.argv) > 2:
-        os._exit(9)
     return pd.DataFrame({"all": [0], "runs": [part]})
 
-study = sweeps.Study(measure, [{"part": part} for part in range(5)], ["all"])
-with ThreadPoolExecutor(1) as pool:
-    print(sweeps.run(study, Path(sys.argv[1]), pool)[0][""].runs.sum())
+if __name__ == "__main__":
+    from ncutil import sweeps
+    from ncutil.__main__ import main
+    from ncutil.press.project import Project
+
+    project = Project(here)
+    project.build.mkdir(exist_ok=True)
+    Project.find = lambda: project
+    sweeps.STUDIES["tiny"] = sweeps.Study(measure, [{"part": part} for part in range(9)], ["all"])
+    main(["sweep", "tiny", "--jobs", "2"])
 """
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    assert subprocess.run([*command, "kill"], check=False).returncode == 9
-    kept = {path.name for path in tmp_path.glob("*.csv.gz")}
-    assert kept == {f"part={k}.csv.gz" for k in range(3)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "10"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize("number", ["SIGINT", "SIGKILL"])
+def test_a_study_that_is_stopped_ends_at_once_and_keeps_what_is_finished(tmp_path, number):
+    """Ctrl-C reaches all processes, what kills the main one alone; no worker outlives it."""
+    number = getattr(signal, number)
+    (tmp_path / "study.py").write_text(STOPPED)
+    command = [sys.executable, str(tmp_path / "study.py")]
+
+    def begun(part):
+        return [int(path.stem.partition("-")[2]) for path in tmp_path.glob(f"{part}-*.begun")]
+
+    def finished():
+        return {path.name for path in tmp_path.glob("_build/sweeps/*/*.csv.gz")}
+
+    study = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (begun(3) and begun(4) and len(finished()) == 3):
+        assert study.poll() is None, study.stdout.read()
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(study.pid, number)
+    else:
+        study.send_signal(number)
+    # The blocks under way would go on until the test says "go".
+    said, _ = study.communicate(timeout=60)
+    assert study.returncode == (130 if number == signal.SIGINT else -number)
+    if number == signal.SIGINT:
+        lines = [line for line in said.splitlines() if line and "tiny:" not in line]
+        assert lines == ["interrupted; finished blocks are kept, and the same command goes on from there"]
+    for pid in (*begun(3), *begun(4)):
+        with suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)
+    assert finished() == {f"part={k}.csv.gz" for k in range(3)}
+    (tmp_path / "go").touch()
+    subprocess.run(command, check=True, capture_output=True)
+    assert pd.read_csv(tmp_path / "book" / "studies" / "tiny.csv").runs.tolist() == [sum(range(9))]
+    assert [len(begun(part)) for part in range(9)] == [1, 1, 1, 2, 2, *[len(begun(part)) for part in range(5, 9)]]
+
+
+@pytest.mark.parametrize("damage", [b"", b"hello", -9, "other columns", "no seconds"])
+def test_a_damaged_block_is_named_and_done_again(tmp_path, pool, damage):
+    done, said = [], []
+
+    def measure(part):
+        done.append(part)
+        return pd.DataFrame({"all": [0], "runs": [part]})
+
+    study = sweeps.Study(measure, BLOCKS, ["all"])
+    whole, _ = sweeps.run(study, tmp_path, pool, say=said.append)
+    path = tmp_path / "part=1.csv.gz"
+    if isinstance(damage, str):
+        text = gzip.decompress(path.read_bytes()).decode()
+        text = text.replace("all", "other") if damage == "other columns" else text.partition("\n")[2]
+        damage = gzip.compress(text.encode())
+    path.write_bytes(path.read_bytes()[:damage] if isinstance(damage, int) else damage)
+    again, _ = sweeps.run(study, tmp_path, pool, say=said.append)
+    assert said == ["part=1.csv.gz cannot be read and is done again"]
+    assert done == [0, 1, 2, 3, 4, 1]
+    pd.testing.assert_frame_equal(again[""], whole[""])
+
+
+def test_a_worker_with_other_code_is_refused(tmp_path, pool, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweeps, "_loaded", lambda: asked.append(0) or f"version {len(asked)}")
+    with pytest.raises(ValueError, match="a worker has other code or libraries: version"):
+        sweeps.run(sweeps.Study(None, BLOCKS, ["all"]), tmp_path, pool)
 
 
 def test_the_time_of_blocks_done_before_counts(tmp_path, pool, monkeypatch):
@@ -97,7 +173,7 @@ def test_the_time_of_blocks_done_before_counts(tmp_path, pool, monkeypatch):
     assert tables[""].runs.tolist() == [3]
 
 
-def test_blocks_belong_to_the_code_and_the_seed_that_made_them(monkeypatch, tmp_path):
+def test_blocks_belong_to_the_code_the_libraries_and_the_seed_that_made_them(monkeypatch, tmp_path):
     now = sweeps.version()
     monkeypatch.setattr(sweeps, "SEED", 1)
     seeded = sweeps.version()
@@ -105,7 +181,10 @@ def test_blocks_belong_to_the_code_and_the_seed_that_made_them(monkeypatch, tmp_
     changed = tmp_path / "lanes.py"
     changed.write_bytes(Path(lanes.__file__).read_bytes() + b"# another version")
     monkeypatch.setattr(lanes, "__file__", str(changed))
-    assert len({now, seeded, sweeps.version()}) == 3
+    changed = sweeps.version()
+    monkeypatch.undo()
+    monkeypatch.setattr(lanes.llvmlite, "__version__", "another")
+    assert len({now, seeded, changed, sweeps.version()}) == 4
 
 
 def test_the_version_covers_every_source_that_a_study_reaches(monkeypatch):
@@ -211,6 +290,22 @@ def test_blocks_of_runs_are_the_runs_of_one_ensemble():
     np.testing.assert_allclose(table.s0.sum(), runs.s0.sum())
 
 
+def test_parity_keeps_each_run():
+    blocks = [sweeps._parity(2, width, 12) for width in (2, 3)]
+    tables = sweeps._by_run(sweeps.add(blocks, sweeps.STUDIES["parity"].keys))
+    sums = tables[""]
+    assert sums[["width", "restarts", "runs", "units"]].to_numpy().tolist() == [
+        [width, k, 12 // k, 12 // k] for width in (2, 3) for k in (1, 4)
+    ]
+    each = tables["runs"].set_index(["bits", "width"])
+    for width in (2, 3):
+        trained = ncnet.train(width, 12, seed=sweeps.SEED, inputs="shared", steps=3000, rate=0.02)
+        s = ncnet.per_run(trained.frame()).s
+        np.testing.assert_array_equal(each.loc[(2, width)], s)
+        row = sums[(sums.width == width) & (sums.restarts == 1)].iloc[0]
+        np.testing.assert_allclose([row.s, row.s_squared], [s.sum(), (s**2).sum()])
+
+
 def test_quadruples_are_composed_of_their_contexts():
     rng = np.random.default_rng(0)
     a, b = rng.choice([-1.0, 1.0], (2, 3, 16, 16, 8))
@@ -230,6 +325,28 @@ def test_quadruples_are_composed_of_their_contexts():
         np.testing.assert_allclose(row.contextual, (bell.measure > 0).sum())
         np.testing.assert_allclose(row.measure, bell.measure.clip(min=0).sum())
     assert len(table) == 120 * 120 * 4 + 256
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
+def test_that_both_hold_is_found_only_where_each_is(pairs):
+    p, q = np.array(pairs).T ** 3
+    both = sweeps.found(np.maximum(p, q))
+    assert not (both & ~(sweeps.found(p) & sweeps.found(q))).any()
+
+
+def test_a_share_of_luck_is_what_was_asked_for():
+    """Of a list of two things that hold, each with its luck; where each list is found alone, the overlap has more."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(20):
+        # A tenth of a thousand has both; of the rest every one has one of the two.
+        real = np.zeros((2, 1000), bool)
+        real[:, :100], real[0, 100:550], real[1, 550:] = True, True, True
+        p, q = sweeps.luck(rng.normal(size=real.shape) + 4.0 * real, np.ones(real.shape))
+        for hit in (sweeps.found(np.maximum(p, q)), sweeps.found(p) & sweeps.found(q)):
+            shares.append((hit & ~real.all(0)).sum() / hit.sum())
+    ours, overlap = np.reshape(shares, (-1, 2)).mean(0)
+    assert ours <= 0.05 < overlap
 
 
 @pytest.mark.parametrize("inputs", ncnet.INPUTS)
@@ -253,11 +370,14 @@ def test_functions_have_their_names():
 
 
 def test_the_search_counts_what_is_sure_and_ranks_what_is_there():
-    """Four quadruples with one setting each: S and its null, and how often a run has a positive measure."""
+    """Five quadruples: S and its null on each half, and how often a run has a positive measure."""
     runs = 100
     found = {"sure": (2.5, 2.0, 0), "null too": (2.5, 2.5, 0), "strange": (1.9, 1.9, 30), "none": (1.9, 1.9, 0)}
+    found["lucky"] = (2.5, 2.0, 0)
     rows = []
-    for half, (place, (s, s0, contextual)) in [(h, item) for h in (0, 1) for item in enumerate(found.values())]:
+    for half, (place, (name, (s, s0, contextual))) in product((0, 1), enumerate(found.items())):
+        if name == "lucky" and half:
+            s, s0 = 1.5, 1.9
         sums = {"s": s, "s_squared": s**2 + 0.01, "s0": s0, "gap_squared": (s - s0) ** 2 + 0.01}
         row = {name: runs * value for name, value in sums.items()} | {"above": 0, "delta": 0, "measure": contextual / 2}
         quadruple = {"a1": 0, "a2": 1, "b1": 2, "b2": 3 + place, "minus": 0, "half": half}
@@ -268,8 +388,12 @@ def test_the_search_counts_what_is_sure_and_ranks_what_is_there():
     tables = sweeps._search(pd.concat([total, pairs]).assign(width=2, restarts=1))
     counts = tables["counts"].set_index("inputs").loc["shared"]
     assert counts[["quadruples", "above", "above_null_too", "above_apart", "apart", "contextual"]].tolist() == [
-        *(4, 2, 1, 1, 1, 1)
+        *(5, 2, 1, 1, 1, 1)
     ]
+    on_one_half = [
+        [counts[f"{name}_{what}"] for what in ("first", "fails")] for name in ("above", "apart", "above_apart")
+    ]
+    assert on_one_half == [[3, 1], [2, 1], [2, 1]]
     assert counts.above_gap_most == pytest.approx(0.5)
     best = tables["best"]
     # Where no run has a positive measure there is nothing to rank by it.
@@ -305,11 +429,19 @@ def test_the_committed_distribution_holds_every_run():
     assert (runs.xs(1, level="restarts").drop(3) == 10_000).all()
 
 
+def test_the_committed_runs_of_parity_are_those_of_its_sums():
+    each = sweeps.table("parity-runs").set_index(["bits", "width"])
+    sums = sweeps.table("parity").query("restarts == 1").set_index(["bits", "width"])
+    assert each.shape == (len(sums), sums.runs.iloc[0])
+    np.testing.assert_allclose(each.sum(axis=1).loc[sums.index], sums.s, rtol=1e-9)
+
+
 def test_the_search_is_over_all_quadruples_and_its_winners_are_the_first():
     best, counts = sweeps.table("tasks-best"), sweeps.table("tasks-counts")
     assert (counts.quadruples == 120 * 120 * 4).all()
     assert (counts.above_null_too <= counts.above).all()
     assert (counts.above_apart <= np.minimum(counts.above, counts.apart)).all()
+    assert (counts.above_apart_fails <= counts.above_apart_first).all()
     setting = ["inputs", "width", "restarts"]
     for (chosen_by, *_), group in best.groupby(["chosen_by", *setting]):
         assert group["rank"].tolist() == list(range(1, 11))
@@ -361,7 +493,8 @@ def test_the_command_writes_tables_and_their_record(tmp_path, monkeypatch):
     assert "unknown study 'tinny'; known: tiny" in wrong.output
 
 
-def test_a_dask_cluster_does_the_blocks(tmp_path):
+def test_a_dask_cluster_does_the_blocks_one_thread_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(ensembles, "THREADS", 3)
     distributed = pytest.importorskip("distributed")
     options = {"n_workers": 1, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
     with (
@@ -369,4 +502,4 @@ def test_a_dask_cluster_does_the_blocks(tmp_path):
         sweeps.workers(1, cluster.scheduler_address) as pool,
     ):
         tables, _ = sweeps.run(sweeps.Study(_tiny, BLOCKS[:2], ["all"]), tmp_path, pool)
-    assert tables[""].runs.tolist() == [1]
+    assert tables[""][["threads", "runs"]].to_numpy().tolist() == [[2, 1]]

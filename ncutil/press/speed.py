@@ -21,7 +21,8 @@ PEERS = {
     "PyTorch, one batch": "`ensembles.train_reference`, the member axis first, autograd, on all cores",
     "PyTorch, torch.func": "one network's loss as a function, its gradient by `torch.func.grad`, `vmap` over networks, "
     "on all cores",
-    "PyTorch, loop of modules": "a module, an optimiser and a loop, a few networks timed one after the other",
+    "PyTorch, loop of modules": "a module, an optimiser and a loop, on one core, a few networks timed one after the "
+    "other",
     "PyTorch, one batch on a GPU": "the same as in one batch, on a GPU",
 }
 """What each peer is, by the label that the benchmark gives it."""
@@ -79,6 +80,10 @@ def _shape(shape: Mapping[str, Any]) -> str:
         ratio = "" if label == "ensembles.train" else f"{_digits(ratios[label])} times"
         lines.append(f"| {label} | {_digits(speeds[label])} | {ratio} |")
     table = "\n".join(lines[2:])
+    medians = (
+        "Peers take turns, and each number is a median over rounds, a ratio that of the ratios within rounds: so one "
+        "column does not divide exactly into the other."
+    )
     done, top = shape["multiply-adds per second"] / 1e9, shape["peak multiply-adds per second"] / 1e9
     share = (
         f"The kernel does {done:.1f} billion multiply-adds a second, {_digits(100 * shape['share of peak'])} % of the "
@@ -92,7 +97,7 @@ def _shape(shape: Mapping[str, Any]) -> str:
         if apart
         else ""
     )
-    return "\n\n".join(filter(None, [*lines[:2], table, share, losses]))
+    return "\n\n".join(filter(None, [*lines[:2], table, medians, share, losses]))
 
 
 def _made(record: Mapping[str, Any]) -> str:
