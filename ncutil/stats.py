@@ -70,17 +70,15 @@ def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, dra
         estimates = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(draws)])
     if np.isnan(estimates).all():
         raise ValueError("the statistic is NaN on every resample")
-    ends = tail(len(rows))
-    low, high = np.nanquantile(estimates, [ends, 1 - ends])
+    tail = _tail(len(rows))
+    low, high = np.nanquantile(estimates, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def tail(runs: int) -> float:
-    """Share of resamples beyond each end of a 95 % interval from so many runs, from 2 on; see `bootstrap`.
+def _tail(runs: int) -> float:
+    """Share of resamples beyond each end of an interval from so many runs, from 2 on; see `bootstrap`.
 
-    Examples
-    --------
-    >>> [round(tail(runs), 4) for runs in (4, 6, 12, 1000)]
+    >>> [round(_tail(runs), 4) for runs in (4, 6, 12, 1000)]
     [0.0001, 0.0024, 0.0108, 0.0248]
     """
     return float(norm.cdf(np.sqrt(runs / (runs - 1)) * t.ppf((1 - LEVEL) / 2, runs - 1)))
