@@ -97,10 +97,12 @@ def _roster(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
                 found[student] = (row.get("name") or "").strip()
                 if not found[student].isprintable():
                     raise PressError(f"{path}: the name of {student} holds what cannot be printed: {found[student]!a}")
-    places = [one_form(place.name) for place in _places(folder) if place.is_dir()]
-    handed_in = {name: "" for name in places if _can_be_a_student(name)}
-    unlisted = sorted(handed_in.keys() - found.keys()) if path.is_file() else []
-    return dict(sorted((handed_in | found).items())), tuple(unlisted)
+    listed = set(found)
+    for place in _places(folder):
+        if place.is_dir() and _can_be_a_student(one_form(place.name)):
+            found.setdefault(one_form(place.name), "")
+    unlisted = sorted(found.keys() - listed) if path.is_file() else []
+    return dict(sorted(found.items())), tuple(unlisted)
 
 
 def _places(folder: Path) -> list[Path]:
