@@ -102,26 +102,40 @@ def test_a_study_that_is_stopped_ends_at_once_and_keeps_what_is_finished(tmp_pat
     def finished():
         return {path.name for path in tmp_path.glob("_build/sweeps/*/*.csv.gz")}
 
+    def hear():
+        # A job that a shell starts in the background is deaf to Ctrl-C, and so would be all that it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     study = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=hear,
     )
-    while not (begun(3) and begun(4) and len(finished()) == 3):
-        assert study.poll() is None, study.stdout.read()
-        time.sleep(0.05)
-    if number == signal.SIGINT:
-        os.killpg(study.pid, number)
-    else:
-        study.send_signal(number)
-    # The blocks under way would go on until the test says "go".
-    said, _ = study.communicate(timeout=60)
-    assert study.returncode == (130 if number == signal.SIGINT else -number)
-    if number == signal.SIGINT:
-        lines = [line for line in said.splitlines() if line and "tiny:" not in line]
-        assert lines == ["interrupted; finished blocks are kept, and the same command goes on from there"]
-    for pid in (*begun(3), *begun(4)):
-        with suppress(psutil.NoSuchProcess):
-            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.05)
+    try:
+        while not (begun(3) and begun(4) and len(finished()) == 3):
+            assert study.poll() is None, study.stdout.read()
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            os.killpg(study.pid, number)
+        else:
+            study.send_signal(number)
+        # The blocks under way would go on until the test says "go".
+        said, _ = study.communicate(timeout=60)
+        assert study.returncode == (130 if number == signal.SIGINT else -number)
+        if number == signal.SIGINT:
+            lines = [line for line in said.splitlines() if line and "tiny:" not in line]
+            assert lines == ["interrupted; finished blocks are kept, and the same command goes on from there"]
+        for pid in (*begun(3), *begun(4)):
+            with suppress(psutil.NoSuchProcess):
+                while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(study.pid, signal.SIGKILL)
+        study.wait()
     assert finished() == {f"part={k}.csv.gz" for k in range(3)}
     (tmp_path / "go").touch()
     subprocess.run(command, check=True, capture_output=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ncutil.claims import NOT_ATTEMPTED, OUT_OF_REACH, VERDICTS, Claim, describe, load, verdict
+from ncutil.press.markup import literal
 from ncutil.press.project import PressError, Project
 from ncutil.press.run import read_record
 
@@ -125,7 +126,7 @@ def _detail(row: Entry) -> str:
     profile = f" ({row.profile} profile)" if row.profile not in ("", "book") else ""
     measured = f"Measured: {row.measured}{profile}." if row.measured else ""
     note = f"{row.note[:1].upper()}{row.note[1:].rstrip('.')}." if row.note else ""
-    return " ".join(html.escape(part) for part in (criterion, measured, note) if part)
+    return " ".join(literal(part) for part in (criterion, measured, note) if part)
 
 
 def page(rows: list[Entry]) -> str:
@@ -136,7 +137,7 @@ def page(rows: list[Entry]) -> str:
         cells = [
             [
                 _link(row, badge(row.verdict)),
-                f"{row.claim.statement} ({SOURCES[row.claim.source]}, {row.claim.place})"
+                f"{literal(row.claim.statement)} ({SOURCES[row.claim.source]}, {literal(row.claim.place)})"
                 f'<br><span class="ledger-detail">{_detail(row)}</span>',
             ]
             for row in rows
@@ -157,7 +158,7 @@ def crosswalk(rows: list[Entry]) -> str:
             chapter = f"Chapter {int(row.claim.chapter[:2])}" if row.claim.chapter else _detail(row)
             section = f": {_link(row, html.escape(row.section))}" if row.section else ""
             where = f'<br>{badge(row.verdict)} <span class="ledger-detail">{chapter}{section}</span>'
-            cells.append([row.claim.place, row.claim.statement + where])
+            cells.append([literal(row.claim.place), literal(row.claim.statement) + where])
         parts.append(
             f"## {title}\n\n" + _table(["In the paper", "Claim, where it is treated, verdict"], "25 75", cells)
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ncutil.press.markup import code, literal
 from ncutil.press.project import Project
 
 NONE = "No benchmark is recorded: `python tests/benchmarks/test_ensembles_speed.py` writes one."
@@ -109,8 +110,8 @@ def _made(record: Mapping[str, Any]) -> str:
         if name in found
     )
     return (
-        f"Made {record['started'][:10]} by `{record['command']}` at commit `{record['commit'][:10]}`{modified}, on "
-        f"{record['cores']} cores ({record['processor']}), with {versions}."
+        f"Made {record['started'][:10]} by {code(record['command'])} at commit `{record['commit'][:10]}`{modified}, on "
+        f"{record['cores']} cores ({literal(record['processor'])}), with {literal(versions)}."
     )
 
 

@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 
 from ncutil.press import ledger, speed
 from ncutil.press.classroom import problems
+from ncutil.press.markup import code, literal
 from ncutil.press.project import TEXT_FORMAT, Chapter, PressError, Project, read_yaml
 from ncutil.press.run import Plan, read_record
 from ncutil.records import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
@@ -137,7 +138,7 @@ def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:
     name, defaults = record["chapter"], record["defaults"]
     changed = [key for key, value in record["parameters"].items() if value != defaults.get(key)]
     parameters = ", ".join(
-        f"`{key} = {value!r}`" + (f" (book: `{defaults.get(key)!r}`)" if key in changed else "")
+        code(f"{key} = {value!r}") + (f" (book: {code(repr(defaults.get(key)))})" if key in changed else "")
         for key, value in record["parameters"].items()
     )
     commit = record["commit"][:12] if record["commit"] else "not in a repository"
@@ -151,12 +152,12 @@ def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:
     rows = {
         "Parameters": parameters,
         "Commit": f"`{commit}`{', modified' if record['modified'] else ''}",
-        "Versions": ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
-        "Processor": f"{record['processor']} ({record['system']})",
+        "Versions": ", ".join(literal(f"{package} {version}") for package, version in record["versions"].items()),
+        "Processor": literal(f"{record['processor']} ({record['system']})"),
         "Took": f"{record['seconds']:.1f} s",
         "When": record["started"].replace("T", " ").replace("+00:00", " UTC"),
     }
-    profile = f"**{record['profile']}** profile{', with changed parameters' if changed else ''}"
+    profile = f"**{literal(record['profile'])}** profile{', with changed parameters' if changed else ''}"
     lines = [":::::{admonition} This run", ":class: note run-box", ""]
     lines += [f"{profile}, seed {record['seed']}, {record['seconds']:.0f} s, commit {rows['Commit']}.", ""]
     lines += [f"Take it home: {' · '.join(anchors)}", ""]
@@ -172,7 +173,7 @@ def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:
     lines += [":::", "::::", ":::::"]
     if drift:
         lines += ["", "::::{warning}", "This run departs from the published one:", ""]
-        lines += [*(f"- {line}" for line in drift), "::::"]
+        lines += [*(f"- {literal(line)}" for line in drift), "::::"]
     return "\n".join(lines)
 
 

@@ -1,0 +1,78 @@
+"""Text of machines and persons on pages: what is shown is what was given."""
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it.renderer import RendererHTML
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
+
+from ncutil.claims import Claim
+from ncutil.press import ledger
+from ncutil.press.markup import code, literal
+from ncutil.press.stage import run_box
+
+PROCESSORS = [
+    "Intel(R) Xeon(R) Processor @ 2.50GHz",
+    "Intel(R) Core(TM) i7-1185G7 @ 3.00GHz",
+    "AMD EPYC 7B13 64-Core Processor",
+    "Apple M2 Pro",
+    "Neoverse-N1",
+    "IBM POWER9 (raw), altivec supported",
+]
+STRANGE = "-- ... (c) \"x\" 'y' $a$ <b>&amp; {sub}`t` [l](u) `c` *e* _f_ | ~g~ {{ h }} :: # +- \\"
+
+
+def shown(text: str) -> str:
+    """What a page shows of MyST, under the book's own settings."""
+    extensions = yaml.safe_load((ROOT / "_config.yml").read_text())["parse"]["myst_enable_extensions"]
+    parser = create_md_parser(MdParserConfig(enable_extensions=set(extensions)), RendererHTML)
+    return BeautifulSoup(parser.render(text), "html.parser").get_text().strip("\n")
+
+
+@pytest.mark.parametrize("text", [*PROCESSORS, STRANGE])
+@pytest.mark.parametrize("as_shown", [literal, code])
+def test_literal_shows_what_was_given(text, as_shown):
+    assert shown(as_shown(text)) == text
+
+
+@given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), min_size=1))
+def test_literal_shows_any_line(text):
+    assert shown(f"a {literal(text)} z") == f"a {text} z"
+    assert shown(f"a {code(text)} z") == f"a {text} z"
+
+
+@pytest.mark.parametrize("processor", [*PROCESSORS, STRANGE])
+def test_run_box_names_the_processor(processor):
+    ran = {
+        "parameters": {"text": "a`b"},
+        "defaults": {"text": "(c)"},
+        "versions": {"numpy": "2.4...(c)"},
+        "chapter": "x",
+        "profile": "book",
+        "commit": None,
+        "modified": False,
+        "seed": 1,
+        "processor": processor,
+        "system": "Linux x86_64",
+        "seconds": 1.0,
+        "started": "2026-01-01T00:00:00+00:00",
+    }
+    rows = run_box(ran, "ncutil.whl", ["x: -- (c)"]).splitlines()
+    page = [shown(row.removeprefix("  - ").removeprefix("- ")) for row in rows]
+    assert f"{processor} (Linux x86_64)" in page
+    assert "text = 'a`b' (book: '(c)')" in page
+    assert "numpy 2.4...(c)" in page
+    assert "x: -- (c)" in page
+
+
+def test_ledger_shows_claims_literally():
+    claim = Claim("id", "P1", STRANGE, STRANGE, None, reason="R " + STRANGE)
+    rows = [ledger.Entry(claim, ledger.OUT_OF_REACH, note=claim.reason)]
+    for page in (ledger.page(rows), ledger.crosswalk(rows)):
+        lines = [shown(line.replace("* - ", "").replace("  - ", "").replace("<br>", " ")) for line in page.splitlines()]
+        assert any(STRANGE in line for line in lines)
+        assert any("R " + STRANGE in line for line in lines)
