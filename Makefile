@@ -10,12 +10,12 @@ book: .venv/.book
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.venv/.book: pyproject.toml constraints.txt | .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book]"
+.venv/.book: pyproject.toml ncpress/pyproject.toml constraints.txt | .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e . -e ./ncpress
 	touch $@
 
-.venv/.test: pyproject.toml constraints.txt | .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
+.venv/.test: pyproject.toml ncpress/pyproject.toml constraints.txt | .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e . -e "./ncpress[test]"
 	touch $@
 
 .venv:

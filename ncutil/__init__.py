@@ -1,7 +1,17 @@
-"""Helper package of the companion to NCnet and neurashed.
+"""What the chapters and problem sets of *NCnet and neurashed, recomputed* import.
 
-The science (`chsh`, `ensembles`, `ncnet`), the evidence (`stats`, `figures`, `claims`) and the press that turns
-chapters into a book (`ncutil.press`). Importing `ncutil` imports none of them.
+| room | modules | used by chapter |
+| --- | --- | --- |
+| `ncutil.bell` | `chsh`: correlators, bounds, contextuality; `ncnet`: NCnet as an experiment | 1, 2 |
+| `ncutil.training` | `ensembles`: thousands of small networks at once | 2 |
+| `ncutil.lora` | `adapters`: LoRA, many at once; `bit_tasks`; `text_tasks`, `top_layer`, `text_study` | 3 |
+| `ncutil.neurashed` | `model`: neurashed; `information`; `elasticity`; `separation` | 4, 5, 6 |
+| `ncutil.evidence` | `stats`: intervals; `claims`: verdicts; `figures`; `outputs` | all |
+| `ncutil.studies` | `phase_diagrams`: long studies and their published tables | 2 |
+| `ncutil.ground` | `files`; `staleness` | none |
+
+No room imports one below it in the order ground, evidence, bell and the other science, studies. Importing `ncutil`
+imports none of them, and only `lora`, `neurashed.elasticity` and `neurashed.separation` bring PyTorch.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

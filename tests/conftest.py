@@ -75,7 +75,8 @@ seed = 0
 ## The number
 
 ```{code-cell} ipython3
-from ncutil import chsh, claims
+from ncutil.bell import chsh
+from ncutil.evidence import claims
 
 claims.value("bound", chsh.classical_bound("product"))
 claims.record("alpha-two", level, (level, level))
@@ -115,7 +116,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ncutil import claims, figures, stats
+from ncutil.evidence import claims, figures, stats
 
 time.sleep(pause)
 frame = pd.DataFrame({"x": 3 + np.random.default_rng(seed).normal(size=runs) / 50})

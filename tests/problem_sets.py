@@ -18,10 +18,17 @@ import yaml
 from conftest import ROOT
 from nbformat import NotebookNode
 
-from ncutil.press.classroom import collect, judging, problems
-from ncutil.press.classroom.problems import PICTURES, REGIONS, ProblemSet, names, read_set, role
-from ncutil.press.classroom.runner import perform
-from ncutil.press.project import Project
+from ncclass import collection, grading, problem_sets
+from ncclass.problem_sets import (
+    PICTURES,
+    REGIONS,
+    ProblemSet,
+    read_set,
+    role,
+)
+from ncclass.runner import perform
+from ncpress.assignments import names
+from ncpress.project import Project
 
 PROJECT = Project(ROOT)
 NAMES = names(PROJECT)
@@ -37,7 +44,7 @@ def problem_set(name: str, seed: int = SEED) -> ProblemSet:
 @functools.cache
 def pictures(name: str) -> dict[str, bytes]:
     """The pictures in the hints of a set, drawn once."""
-    return problems.pictures(PROJECT, name)
+    return problem_sets.pictures(PROJECT, name)
 
 
 def seen_in_pictures(name: str) -> dict[str, Any]:
@@ -78,7 +85,7 @@ def fill(item: ProblemSet, sources: Mapping[str, str]) -> NotebookNode:
     """The released notebook with some of its cells filled in."""
     notebook = copy.deepcopy(item.released)
     for cell in notebook.cells:
-        name = collect.grade_id(cell)
+        name = collection.grade_id(cell)
         if name in sources:
             cell.source = sources[name]
     return notebook
@@ -101,7 +108,7 @@ class Shell:
 
 def handed_over(item: ProblemSet, notebook: NotebookNode) -> tuple[dict[str, Any], dict[str, str]]:
     """What a notebook hands over, by cell, and its texts, by the same code that runs a class, in this process."""
-    task, texts = collect.make_task(item, notebook)
+    task, texts = collection.make_task(item, notebook)
     task = json.loads(json.dumps(task))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for file, content in item.files.items():
@@ -112,7 +119,7 @@ def handed_over(item: ProblemSet, notebook: NotebookNode) -> tuple[dict[str, Any
 def scores(item: ProblemSet, notebook: NotebookNode) -> dict[str, Any]:
     """Scores by part, by the same code that grades a class."""
     answers, texts = handed_over(item, notebook)
-    return judging.judge(item, {"texts": texts, "answers": json.dumps(answers)})
+    return grading.judge(item, {"texts": texts, "answers": json.dumps(answers)})
 
 
 MODULES = {"np", "pd", "plt", "chsh", "information", "itertools", "neurashed"}

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from conftest import cli, clone_environment, find_chromium
 from test_run import edit, record
 
-from ncutil.press.stage import run_box
+from ncpress.pages import run_box
 
 pytestmark = pytest.mark.xdist_group("build")
 

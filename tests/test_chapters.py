@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from ncutil import claims
-from ncutil.press.project import Project, read_yaml
+from ncpress.project import Project, read_yaml
+from ncutil.evidence import claims
 
 pytestmark = pytest.mark.xdist_group("book")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial import ConvexHull
 
-from ncutil.chsh import (
+from ncutil.bell.chsh import (
     ESTIMATORS,
     FORMS,
     SIGNS,
@@ -479,5 +479,5 @@ def test_bad_input_is_named(call, message):
 
 
 def test_chsh_needs_no_torch():
-    asked = "import ncutil.chsh, sys; print('torch' in sys.modules)"
+    asked = "import ncutil.bell.chsh, sys; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", asked], text=True).strip() == "False"

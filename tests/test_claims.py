@@ -15,9 +15,16 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from ncutil import claims
-from ncutil.claims import CONTRADICTED, REPRODUCED, UNDECIDED, describe, parse, verdict
-from ncutil.records import CLAIM_MIME, SCALAR_MIME
+from ncutil.evidence import claims
+from ncutil.evidence.claims import (
+    CONTRADICTED,
+    REPRODUCED,
+    UNDECIDED,
+    describe,
+    parse,
+    verdict,
+)
+from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME
 
 ROOT = Path(__file__).parent.parent
 LETTERS = {"R": REPRODUCED, "C": CONTRADICTED, "U": UNDECIDED}

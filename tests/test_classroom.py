@@ -31,10 +31,19 @@ from conftest import CANARY, ROOT, clone_environment, copy_project, plant_canari
 from nbgrader.api import Gradebook
 from problem_sets import NAMES, PROJECT, SEED, answers, edited, fill, problem_set, reference
 
-from ncutil.__main__ import main
-from ncutil.press.classroom import checking, collect, commands, entered, gradebook, intake, judging
-from ncutil.press.classroom.problems import beginning, overview, rubric, secrets
-from ncutil.press.project import PressError, Project
+from ncclass import (
+    checking,
+    collection,
+    commands,
+    entered,
+    gradebook,
+    grading,
+    submissions,
+)
+from ncclass.problem_sets import beginning, rubric, secrets
+from ncpress.__main__ import main
+from ncpress.assignments import table as overview
+from ncpress.project import PressError, Project
 
 SET = "01-chsh"
 WRONG = [(part, change) for part, changes in answers(SET)["wrong"].items() for change in changes[:1]]
@@ -103,7 +112,7 @@ CELL_SECONDS = 20
 @pytest.fixture(scope="module", autouse=True)
 def short_cells() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "CELL_SECONDS", CELL_SECONDS)
+        patch.setattr(collection, "CELL_SECONDS", CELL_SECONDS)
         yield
 
 
@@ -129,14 +138,14 @@ def make_class(course: Path) -> dict[str, float | None]:
     expected["quits"] = 4 + 6 + 5
     notebook = fill(item, right)
     for cell in notebook.cells:
-        if collect.grade_id(cell) == "total-check":
+        if collection.grade_id(cell) == "total-check":
             cell.source = "print('all tests passed')"
         if "from ncutil import chsh" in cell.source:
             cell.source += "\nchsh.chsh = None"
     helper = nbformat.v4.new_code_cell("def helper(w):\n    return chsh.from_strategies(w)")
     notebook.cells.insert(2, helper)
     for cell in notebook.cells:
-        if collect.grade_id(cell) == "total":
+        if collection.grade_id(cell) == "total":
             cell.source = cell.source.replace("chsh.from_strategies(weights)", "helper(weights)")
     hand_in(course, "=cmd()", notebook, "2027-03-01 12:00:00 UTC")
     expected["=cmd()"] = 26
@@ -540,8 +549,8 @@ def test_marks_are_read_as_a_spreadsheet_writes_them(
     rows.append(["'=cmd()", SET, "argue", "2.5" if separator == "," else "2,5", "4", "Yes", ""])
     text = "\n".join(separator.join(row) for row in rows)
     (tmp_path / "manual.csv").write_text(f"\ufeff{text}\n")
-    read = collect.read_course(graded[0])
-    course = collect.Course(tmp_path, read.seed, read.due, read.roster)
+    read = collection.read_course(graded[0])
+    course = collection.Course(tmp_path, read.seed, read.due, read.roster)
     marks = gradebook.read_marks(course, {SET: {"argue": 4}})
     assert marks == {("=cmd()", SET): {"argue": gradebook.Mark(2.5, "Yes", "")}}
 
@@ -560,8 +569,8 @@ def test_a_wrong_mark_is_refused_by_its_line(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, line: str, complaint: str
 ) -> None:
     (tmp_path / "manual.csv").write_text(f"student,set,part,points,of,comment,submission\n{line}\n")
-    read = collect.read_course(graded[0])
-    course = collect.Course(tmp_path, read.seed, read.due, read.roster)
+    read = collection.read_course(graded[0])
+    course = collection.Course(tmp_path, read.seed, read.due, read.roster)
     with pytest.raises(PressError, match=re.escape(complaint)):
         gradebook.read_marks(course, {SET: {"argue": 4}})
 
@@ -576,8 +585,8 @@ def test_a_mended_test_is_judged_again_only_on_demand(
     """The canaries are other words in the hidden tests: judging changes, running does not."""
     monkeypatch.setattr(Project, "find", lambda: canaried)
     course = shutil.copytree(graded[0], tmp_path / "course")
-    (loop,) = (one for one in collect.collect(collect.read_course(course), NAMES)[0] if one.student == "loop")
-    record = collect.read_result(course / "results" / "loop" / f"{SET}.json")
+    (loop,) = (one for one in collection.collect(collection.read_course(course), NAMES)[0] if one.student == "loop")
+    record = collection.read_result(course / "results" / "loop" / f"{SET}.json")
     assert record
     assert [commands._has_to_run(record, loop, problem_set(SET), regrade) for regrade in (False, True)] == [False, True]
     # Which would take its time.
@@ -662,20 +671,20 @@ def test_check_of_a_solved_set_ends_with_a_summary(tmp_path: Path) -> None:
 
 
 def without(notebook: Any, name: str) -> None:
-    notebook.cells = [cell for cell in notebook.cells if collect.grade_id(cell) != name]
+    notebook.cells = [cell for cell in notebook.cells if collection.grade_id(cell) != name]
 
 
 def with_pass(notebook: Any, name: str) -> None:
-    next(cell for cell in notebook.cells if collect.grade_id(cell) == name).source = "pass"
+    next(cell for cell in notebook.cells if collection.grade_id(cell) == name).source = "pass"
 
 
 def with_an_own_cell(notebook: Any, name: str) -> None:
-    at = next(number for number, cell in enumerate(notebook.cells) if collect.grade_id(cell) == name)
+    at = next(number for number, cell in enumerate(notebook.cells) if collection.grade_id(cell) == name)
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("own = 1\nassert own == 2"))
 
 
 def with_an_error_at_its_end(notebook: Any, name: str) -> None:
-    next(cell for cell in notebook.cells if collect.grade_id(cell) == name).source += "\n1 / 0"
+    next(cell for cell in notebook.cells if collection.grade_id(cell) == name).source += "\n1 / 0"
 
 
 @here
@@ -748,7 +757,7 @@ def a_text(words: str) -> Any:
 
 
 def at(notebook: Any, name: str) -> int:
-    return next(number for number, cell in enumerate(notebook.cells) if collect.grade_id(cell) == name)
+    return next(number for number, cell in enumerate(notebook.cells) if collection.grade_id(cell) == name)
 
 
 def split(notebook: Any) -> None:
@@ -804,9 +813,9 @@ def test_a_written_answer_is_read_wherever_in_its_part_it_stands(
     write(notebook)
     path = tmp_path / "notebook.ipynb"
     path.write_text(json.dumps(notebook))
-    read = intake.read_notebook(path)
-    _, texts = collect.make_task(item, read)
-    judged = judging.judge(item, {"answers": "{}", "texts": texts})["argue"]
+    read = submissions.read_notebook(path)
+    _, texts = collection.make_task(item, read)
+    judged = grading.judge(item, {"answers": "{}", "texts": texts})["argue"]
     assert judged["score"] == (None if answered else 0)
     assert texts["argue"] == ("(a) One.\n\n(b) Two." if answered else "")
     (found,) = (finding for finding in checking.review(read, {}) if finding.by_hand)
@@ -817,7 +826,7 @@ def test_a_written_answer_is_read_wherever_in_its_part_it_stands(
 
 @here
 def test_missing_cells_and_another_class_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(collect, "run_task", lambda *_: {"status": "done", "seconds": 0, "answers": "{}"})
+    monkeypatch.setattr(collection, "run_task", lambda *_: {"status": "done", "seconds": 0, "answers": "{}"})
     item = problem_set(SET)
 
     def note(spoil: Callable[[Any], None]) -> str:
@@ -825,8 +834,8 @@ def test_missing_cells_and_another_class_are_noted(monkeypatch: pytest.MonkeyPat
         spoil(notebook)
         path = tmp_path / f"{SET}.ipynb"
         path.write_text(json.dumps(notebook))
-        submission = intake.Submission("ada", SET, path, None, "")
-        return str(collect.run_submission(item, submission, "", collect.LIMITS)["note"])
+        submission = submissions.Submission("ada", SET, path, None, "")
+        return str(collection.run_submission(item, submission, "", collection.LIMITS)["note"])
 
     assert note(lambda notebook: None) == ""
     assert note(lambda notebook: without(notebook, "total")) == "released cells are missing from the notebook: total"
@@ -880,7 +889,7 @@ def test_a_second_notebook_is_said_and_not_opened(
 def test_a_wrong_course_file_is_refused_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "course.yml").write_text(text)
     with pytest.raises(PressError, match=re.escape(complaint)) as refused:
-        collect.read_course(tmp_path)
+        collection.read_course(tmp_path)
     assert "\n" not in str(refused.value)
 
 
@@ -891,13 +900,13 @@ def test_a_student_is_one_in_every_form_of_unicode(tmp_path: Path) -> None:
     head = "student,set,part,points,of,comment,submission"
     (tmp_path / "manual.csv").write_text(f"{head}\n{apart},{SET},argue,2,4,,\n")
     (tmp_path / "submitted" / apart / SET).mkdir(parents=True)
-    course = collect.read_course(tmp_path)
+    course = collection.read_course(tmp_path)
     assert course.roster == {composed: "Zoë"}
-    (found,), strays = collect.collect(course, NAMES)
+    (found,), strays = collection.collect(course, NAMES)
     assert (found.student, strays) == (composed, {})
     assert entered.read(course, {SET: {"argue": 4}})[0].keys() == {(composed, SET)}
     (tmp_path / "submitted" / composed).mkdir()
-    assert "two folders have this name" in collect.collect(course, NAMES)[1][composed][0]
+    assert "two folders have this name" in collection.collect(course, NAMES)[1][composed][0]
 
 
 @here
@@ -931,7 +940,7 @@ def unpacked(folder: Path) -> dict[str, bytes]:
     return found
 
 
-IMPORT = "from ncutil.asking import answer, call"
+IMPORT = "from ncclass.answers import answer, call"
 """Stands in every hidden test, and on the page about writing them."""
 
 
@@ -967,7 +976,7 @@ def test_no_release_holds_a_solution_or_a_hidden_test(
     (small_build,) = re.findall(r"^export PIP_\S+$", (ROOT / "README.md").read_text(), re.MULTILINE)
     for words in (f'"./{wheel}[classroom]"', small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
         assert words in told
-    assert f"within {collect.LIMITS.wall // 60} minutes" in told
+    assert f"within {collection.LIMITS.wall // 60} minutes" in told
 
 
 @pytest.mark.xdist_group("book")

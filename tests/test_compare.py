@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import cli
 
-from ncutil.press.compare import compare, explanation, read_results
-from ncutil.press.project import PressError
+from ncpress.comparison import compare, explanation, read_results
+from ncpress.project import PressError
 
 RESULT = {
     "format": 1,

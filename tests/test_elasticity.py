@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev
 
-from ncutil.elasticity import elasticity_matrix, local_elasticity, tangent_kernel
-from ncutil.neurashed import Neurashed, add, figure_1
+from ncutil.neurashed.elasticity import (
+    elasticity_matrix,
+    local_elasticity,
+    tangent_kernel,
+)
+from ncutil.neurashed.model import Neurashed, add, figure_1
 
 seeds = st.integers(0, 2**31)
 
@@ -353,7 +357,10 @@ def test_bad_batches_are_refused():
 
 
 def test_the_package_stays_free_of_torch_without_this_module():
-    code = "import sys, ncutil, ncutil.stats, ncutil.chsh, ncutil.neurashed; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, ncutil, ncutil.evidence.stats, ncutil.bell.chsh, ncutil.neurashed.model\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

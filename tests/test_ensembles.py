@@ -11,9 +11,9 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutil import ensembles, lanes
-from ncutil.press.project import Project
-from ncutil.press.skip import reached_modules
+from ncpress.project import Project
+from ncutil.ground.staleness import imported, reach
+from ncutil.training import _vectors, ensembles
 
 BITS = np.array(list(product([0, 1], repeat=4)))
 XOR_A, XOR_B = BITS[:, 0] ^ BITS[:, 1], BITS[:, 2] ^ BITS[:, 3]
@@ -393,7 +393,7 @@ def test_bad_input_gets_one_clear_line(path, wrong, message):
 
 
 def test_importing_does_not_bring_torch():
-    code = "import sys, ncutil.ensembles; sys.exit('torch' in sys.modules)"
+    code = "import sys, ncutil.training.ensembles; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -413,8 +413,8 @@ def package(tmp_path, monkeypatch):
     """A folder in which the package seems to lie, and a user's cache beside it."""
     source = tmp_path / "package" / "lanes.py"
     source.parent.mkdir()
-    source.write_bytes(Path(lanes.__file__).read_bytes())
-    monkeypatch.setattr(lanes, "__file__", str(source))
+    source.write_bytes(Path(_vectors.__file__).read_bytes())
+    monkeypatch.setattr(_vectors, "__file__", str(source))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield source.parent
     ensembles._compiled.cache_clear()
@@ -472,12 +472,14 @@ def test_where_nothing_takes_files_only_time_is_lost(package, tmp_path):
 
 def test_a_chapter_that_trains_runs_again_when_the_vectors_change():
     chapter = Project(ROOT).chapters["02-ncnet"]
-    assert {"ncutil.ensembles", "ncutil.lanes"} <= reached_modules(chapter, ROOT / "ncutil").keys()
+    assert {"ncutil.training.ensembles", "ncutil.training._vectors"} <= reach(
+        set().union(*(imported(cell.source) for cell in chapter.code_cells))
+    ).keys()
 
 
 def test_a_program_with_an_unknown_argument_gets_one_clear_line():
     with pytest.raises(ValueError, match="unknown kind of argument 'words'; known: lanes, numbers, counts, count"):
-        lanes.compiled("nothing", lambda p: None, ["words"], "float32", made_of="")
+        _vectors.compiled("nothing", lambda p: None, ["words"], "float32", made_of="")
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 3e-7), ("float64", 5e-16)])
@@ -487,8 +489,8 @@ def test_the_sigmoid_is_one_to_the_last_digits(dtype, most):
         with p.loop(vectors) as k:
             p.store(p.sigmoid(p.load(x, k)), y, k)
 
-    run = lanes.compiled("sigmoid", write, ["lanes", "lanes", "count"], dtype, made_of="this test")
-    x, y = (lanes.aligned((500, lanes.LANES), dtype) for _ in range(2))
+    run = _vectors.compiled("sigmoid", write, ["lanes", "lanes", "count"], dtype, made_of="this test")
+    x, y = (_vectors.aligned((500, _vectors.LANES), dtype) for _ in range(2))
     x[:] = np.linspace(-300, 300, x.size).reshape(x.shape)
     run(x, y, len(x))
     exact = 1 / (1 + np.exp(-x.astype(float)))

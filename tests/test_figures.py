@@ -18,8 +18,8 @@ from IPython.utils.capture import capture_output
 from matplotlib.colors import to_hex, to_rgb
 from traitlets.config import Config
 
-from ncutil import figures
-from ncutil.records import TABLE_MIME
+from ncutil.evidence import figures
+from ncutil.evidence.outputs import TABLE_MIME
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,9 @@ def test_environment_yml_installs_and_imports(tmp_path: Path) -> None:
         return done.stdout
 
     run("-m", "pip", "install", "-q", "-r", "condaenv.requirements.txt")
-    program = "import ncutil, ncutil.chsh, ncutil.ensembles, ncutil.claims; print(ncutil.__file__)"
+    program = (
+        "import ncutil, ncutil.bell.chsh, ncutil.training.ensembles, ncutil.evidence.claims; print(ncutil.__file__)"
+    )
     assert str(clone) in run("-c", program)
     assert "No broken requirements" in run("-m", "pip", "check")
     shutil.rmtree(tmp_path / "venv")

@@ -39,14 +39,22 @@ from nbformat import NotebookNode
 from nbgrader.api import Gradebook
 from test_sandbox import head, isolated
 
-from ncutil.asking import KEYS, agree, decode
-from ncutil.press import sandbox, skip, syscalls
-from ncutil.press.classroom import collect, commands, gradebook, intake, judging, runner
-from ncutil.press.classroom.collect import grade_id
-from ncutil.press.classroom.gradebook import FORMULA
-from ncutil.press.classroom.problems import GIVEN, ProblemSet, read_set
-from ncutil.press.classroom.runner import LONGEST
-from ncutil.press.project import PressError, Project
+from ncclass import (
+    collection,
+    commands,
+    gradebook,
+    grading,
+    runner,
+    submissions,
+)
+from ncclass.answers import KEYS, agree, decode
+from ncclass.collection import grade_id
+from ncclass.gradebook import FORMULA
+from ncclass.problem_sets import GIVEN, ProblemSet, read_set
+from ncclass.runner import LONGEST
+from ncclass.sandbox import isolation, syscalls
+from ncpress.project import PressError, Project
+from ncutil.ground.files import digest
 
 SET, SEED = "01-tiny", 7
 
@@ -93,7 +101,7 @@ def double(x):
 
 assert double(1) == 2
 ### BEGIN HIDDEN TESTS
-from ncutil.asking import answer, call
+from ncclass.answers import answer, call
 
 asked = [call(double, (21,), (-0.5,), points=2, says="twice a number")]
 ### END HIDDEN TESTS
@@ -124,7 +132,7 @@ asked = [answer("largest", largest, points=3, says="the largest number")]
 Because.
 """
 
-DATA = GIVEN + skip.digest("import numpy as np\n\ndata = np.random.default_rng([seed, 1]).integers(100, 999, 8)")[:8]
+DATA = GIVEN + digest("import numpy as np\n\ndata = np.random.default_rng([seed, 1]).integers(100, 999, 8)")[:8]
 """Name of the cell that makes the data."""
 DOUBLE = "def double(x):\n    return 2 * x\n"
 LARGEST = "largest = int(data.max())\n"
@@ -435,7 +443,7 @@ for path in glob.glob('/proc/[0-9]*/fd/[12]'):
         program("rewrites its task", "open('task.json', 'w').write('[]')"),
         program(
             "changes the package",
-            "import ncutil.asking as a\nopen(a.__file__, 'a').write('x')",
+            "import ncclass.answers as a\nopen(a.__file__, 'a').write('x')",
             (2, 0),
             said=re.compile(r"(PermissionError: \[Errno 13\]|OSError: \[Errno 30\]) .*"),
         ),
@@ -509,7 +517,7 @@ def cheats() -> list[Case]:
         cheat("infinite", "def double(x): return float('inf')", "inf; inf"),
         cheat(
             "patches encode",
-            WRONG + "import ncutil.asking as a, sys\nr = sys.modules['__main__']\na.encode = lambda *w: True",
+            WRONG + "import ncclass.answers as a, sys\nr = sys.modules['__main__']\na.encode = lambda *w: True",
         ),
         cheat("frames", frames, NOTHING),
         Case("forges answers", double=forged, points=(0, 0), given=("1; 1", "1; 1")),
@@ -813,13 +821,13 @@ STRAYS = {
 GRADE = """
 import sys
 from dataclasses import replace
-from ncutil.__main__ import main
-from ncutil.press import watch
-from ncutil.press.classroom import collect
-from ncutil.press.sandbox import Limits
+from ncpress.__main__ import main
+from ncclass.sandbox import monitor
+from ncclass import collection
+from ncclass.sandbox.isolation import Limits
 
 limits = Limits(wall=60, cpu=20, memory=400, processes=40, disk=20, entries=1000)
-run = collect.run_submission
+run = collection.run_submission
 
 
 # What runs until the wall time is given less of it; everything else has time also where the machine is busy.
@@ -828,8 +836,8 @@ def run_bounded(item, submission, tool, limits):
     return run(item, submission, tool, replace(limits, wall=8) if ends else limits)
 
 
-watch.PATIENCE = 5.0
-collect.CELL_SECONDS, collect.LIMITS, collect.run_submission = 2, limits, run_bounded
+monitor.PATIENCE = 5.0
+collection.CELL_SECONDS, collection.LIMITS, collection.run_submission = 2, limits, run_bounded
 sys.exit(main(["class", "grade", *sys.argv[1:]]))
 """
 
@@ -1020,7 +1028,7 @@ class TestEverySubmission:
 
 def same(text: str, expected: Text) -> bool:
     """Whether a text that is shown is as expected; of long ones only the beginning is shown."""
-    return text == expected[: judging.SHOWN] if isinstance(expected, str) else expected.fullmatch(text) is not None
+    return text == expected[: grading.SHOWN] if isinstance(expected, str) else expected.fullmatch(text) is not None
 
 
 class Shown(HTMLParser):
@@ -1162,24 +1170,24 @@ def test_what_nobody_foresaw_costs_one_submission_and_no_other(
     for student in ("ada", "bad run", "bad verdict", "zoe"):
         hand_in(tmp_path, problem_set, Case(student))
     (tmp_path / "course.yml").write_text(f"seed: {SEED}\n")
-    course = collect.read_course(tmp_path)
-    run, judge = collect.run_submission, judging.judge
+    course = collection.read_course(tmp_path)
+    run, judge = collection.run_submission, grading.judge
 
-    def stumbling_run(item: ProblemSet, submission: intake.Submission, *how: Any) -> collect.Record:
+    def stumbling_run(item: ProblemSet, submission: submissions.Submission, *how: Any) -> collection.Record:
         if submission.student == "bad run":
             raise error("hush")
         return run(item, submission, *how)
 
-    def stumbling_judge(item: ProblemSet, record: collect.Record) -> dict[str, Any]:
+    def stumbling_judge(item: ProblemSet, record: collection.Record) -> dict[str, Any]:
         if record["student"] == "bad verdict" and record["status"] == "done":
             raise error("hush")
         return judge(item, record)
 
-    monkeypatch.setattr(collect, "run_submission", stumbling_run)
-    monkeypatch.setattr(judging, "judge", stumbling_judge)
+    monkeypatch.setattr(collection, "run_submission", stumbling_run)
+    monkeypatch.setattr(grading, "judge", stumbling_judge)
 
-    def bring_up_to_date() -> dict[str, collect.Record]:
-        submissions, _ = collect.collect(course, [SET])
+    def bring_up_to_date() -> dict[str, collection.Record]:
+        submissions, _ = collection.collect(course, [SET])
         records = commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
         return {student: record for (student, _), record in records.items()}
 
@@ -1211,8 +1219,8 @@ ANYTHING = st.recursive(
 @settings(max_examples=200)
 def test_judging_never_fails_and_never_gives_points_away(problem_set: ProblemSet, answers: dict[str, Any]) -> None:
     record = {"answers": json.dumps(answers), "texts": {}}
-    judged = judging.judge(problem_set, record)
-    assert isinstance(judging.remark(problem_set, record), str)
+    judged = grading.judge(problem_set, record)
+    assert isinstance(grading.remark(problem_set, record), str)
     assert all(part["score"] == 0 for part in judged.values())
 
 
@@ -1227,8 +1235,8 @@ def test_deep_answers_are_judged(problem_set: ProblemSet, depth: int) -> None:
     ):
         text = f'{{"double-check": {entry}, "{DATA}": {entry}}}'
         record = {"answers": text, "texts": {}}
-        assert judging.judge(problem_set, record)["double-check"]["score"] == 0
-        assert isinstance(judging.remark(problem_set, record), str)
+        assert grading.judge(problem_set, record)["double-check"]["score"] == 0
+        assert isinstance(grading.remark(problem_set, record), str)
 
 
 def keys(number: int) -> dict[str, Any]:
@@ -1294,7 +1302,7 @@ def test_an_answer_is_not_longer_than_may_be_handed_over(problem_set: ProblemSet
     for number, start in ((LONGEST // 3 + 1, "more than 500000 characters as JSON"), (LONGEST // 4, "[1, 1, 1")):
         asks = {"asks": [{"values": [[1] * number]}]}
         record = {"answers": json.dumps({"largest-check": asks}), "texts": {}}
-        (check,) = judging.judge(problem_set, record)["largest-check"]["checks"]
+        (check,) = grading.judge(problem_set, record)["largest-check"]["checks"]
         assert check["given"].startswith(start)
 
 
@@ -1306,7 +1314,7 @@ def test_an_answer_is_not_longer_than_may_be_handed_over(problem_set: ProblemSet
         ("\ud800 and \U000e0041", r"\ud800 and \U000e0041"),
         ("\u202eback\u2066 \u200b\ufeff", r"\u202eback\u2066 \u200b\ufeff"),
         ("é 数 ✓", "é 数 ✓"),
-        ("x" * 1000, "x" * judging.SHOWN),
+        ("x" * 1000, "x" * grading.SHOWN),
         (["x"], "something that is not text"),
     ],
 )
@@ -1316,9 +1324,9 @@ def test_a_message_of_a_stranger_cannot_steer_a_terminal(
     (name,) = [grade_id(c) for c in problem_set.source.cells if grade_id(c).startswith("given")][-1:]
     answers = {name: {"error": message}, "double-check": {"error": message, "asks": [{"error": message}]}}
     record = {"answers": json.dumps(answers), "texts": {}}
-    part = judging.judge(problem_set, record)["double-check"]
+    part = grading.judge(problem_set, record)["double-check"]
     assert (part["said"], part["checks"][0]["given"]) == (shown, shown)
-    assert judging.remark(problem_set, record) == f"a given cell failed (`import numpy as np`: {shown})"
+    assert grading.remark(problem_set, record) == f"a given cell failed (`import numpy as np`: {shown})"
     shown.encode()
 
 
@@ -1329,7 +1337,7 @@ def test_what_a_summary_prints_cannot_steer_a_terminal(
     record = {"status": "not run", "note": "\x1b[2J", "remark": "\ud800", "judged": {}}
     item = gradebook.Grade("ada", "", problem_set, record, None, None, {})
     with pytest.raises(PressError):
-        commands._summary(collect.read_course(graded.course), [item], 0, {"zoe": ["\x1b[1m"]})
+        commands._summary(collection.read_course(graded.course), [item], 0, {"zoe": ["\x1b[1m"]})
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"ada, {SET}: not run: \\x1b[2J; \\ud800",
         "zoe: \\x1b[1m",
@@ -1364,14 +1372,14 @@ def test_what_a_summary_prints_cannot_steer_a_terminal(
     ],
 )
 def test_who_can_be_a_student(tmp_path: Path, name: str, can_be: bool) -> None:
-    assert collect._can_be_a_student(name) == can_be
+    assert collection._can_be_a_student(name) == can_be
     (tmp_path / "course.yml").write_text("seed: 1\n")
     (tmp_path / "students.csv").write_bytes(b"student,name\nada," + f'"{name}"'.encode("utf-8", "replace") + b"\n")
     if name.strip().isprintable():
-        assert collect.read_course(tmp_path).roster == {"ada": name.strip()}
+        assert collection.read_course(tmp_path).roster == {"ada": name.strip()}
     elif "\ud800" not in name:
         with pytest.raises(PressError, match="the name of ada holds what cannot be printed"):
-            collect.read_course(tmp_path)
+            collection.read_course(tmp_path)
 
 
 @pytest.mark.parametrize("before", ["", " ", "   ", "\u00a0", "\u200b", "\ufeff", "\x0b", "\x0c", " \u2003\u200f"])
@@ -1390,10 +1398,10 @@ def test_what_a_table_holds_is_read_as_it_was(text: str) -> None:
 
 
 def test_very_many_strays_are_few_lines(tmp_path: Path) -> None:
-    for number in range(intake.STRAYS + 7):
+    for number in range(submissions.STRAYS + 7):
         (tmp_path / f"{number:02}").touch()
-        found, lines = intake.find(tmp_path, [SET])
-        assert (found, len(lines)) == ([], min(number, intake.STRAYS) + 1)
+        found, lines = submissions.find(tmp_path, [SET])
+        assert (found, len(lines)) == ([], min(number, submissions.STRAYS) + 1)
     assert lines[0] == "'00' is not in a folder of a problem set, such as 01-tiny; it was not opened"
     assert lines[-1] == "and 7 more"
 
@@ -1407,14 +1415,14 @@ def test_very_many_strays_are_few_lines(tmp_path: Path) -> None:
         (b"\0" * 1000, ""),
         (b"[" * 10**6, ""),
         (b"[1]", ""),
-        (b'{"x": "' + b"y" * collect.ANSWERS + b'"}', ""),
+        (b'{"x": "' + b"y" * collection.ANSWERS + b'"}', ""),
     ],
     ids=lambda value: "" if len(value) > 20 else None,
 )
 def test_what_is_no_answer_is_not_kept(tmp_path: Path, written: bytes, kept: str) -> None:
     """In a record, in JSON within JSON, it would take six times the room."""
     (tmp_path / "answers.json").write_bytes(written)
-    assert collect._read_answers(tmp_path / "answers.json") == kept
+    assert collection._read_answers(tmp_path / "answers.json") == kept
 
 
 def test_a_course_that_submissions_could_read_is_not_graded(
@@ -1422,9 +1430,9 @@ def test_a_course_that_submissions_could_read_is_not_graded(
 ) -> None:
     hand_in(tmp_path, problem_set, Case("ada"))
     (tmp_path / "course.yml").write_text(f"seed: {SEED}\n")
-    course = collect.read_course(tmp_path)
-    submissions, _ = collect.collect(course, [SET])
-    monkeypatch.setattr(sandbox, "_libraries", lambda: (tmp_path.parent,))
+    course = collection.read_course(tmp_path)
+    submissions, _ = collection.collect(course, [SET])
+    monkeypatch.setattr(isolation, "_libraries", lambda: (tmp_path.parent,))
     with pytest.raises(PressError, match=f"submissions can read .*, and {tmp_path.parent} holds {tmp_path}: make"):
         commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
     assert not (tmp_path / "results").exists()
@@ -1465,11 +1473,11 @@ def test_a_folder_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatch: pyt
         return read(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert intake.find(shut, [SET]) == ([], ["the student's folder cannot be read (Permission denied)"])
+    assert submissions.find(shut, [SET]) == ([], ["the student's folder cannot be read (Permission denied)"])
     shut = tmp_path / "ada" / SET
-    (found,), strays = intake.find(tmp_path / "ada", [SET])
+    (found,), strays = submissions.find(tmp_path / "ada", [SET])
     assert (found.path, found.problem, strays) == (None, "the folder cannot be read (Permission denied)", [])
-    assert collect.fingerprint(found)
+    assert collection.fingerprint(found)
 
 
 def test_what_a_system_leaves_beside_a_notebook_is_no_notebook(tmp_path: Path) -> None:
@@ -1478,7 +1486,7 @@ def test_what_a_system_leaves_beside_a_notebook_is_no_notebook(tmp_path: Path) -
     (folder / "work.ipynb").write_text("{}")
     (folder / "._work.ipynb").write_bytes(b"\0\5\x16\7")
     (folder / "old.ipynb").mkdir()
-    (found,), _ = intake.find(tmp_path / "ada", [SET])
+    (found,), _ = submissions.find(tmp_path / "ada", [SET])
     assert (found.path, found.problem) == (folder / "work.ipynb", "")
 
 
@@ -1494,7 +1502,7 @@ def test_reading_a_notebook_costs_what_its_cells_cost(tmp_path: Path, capfd: pyt
     text = {"cell_type": "markdown", "id": "same", "source": "Because.", "attachments": {str(i): {} for i in range(99)}}
     path = notebook_file(tmp_path, cells=[code | {"outputs": [{}] * 12_000}, *[text] * 500])
     tracemalloc.start()
-    notebook = intake.read_notebook(path)
+    notebook = submissions.read_notebook(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 * path.stat().st_size + 2**20
@@ -1507,7 +1515,7 @@ def test_what_is_read_of_a_notebook(tmp_path: Path) -> None:
     names = {"grade_id": "a", "points": 2, "solution": True}
     cell = {"cell_type": "code", "source": "x", "metadata": {"nbgrader": names | {"deep": [1]}, "tags": ["t"]}}
     metadata = {"kernelspec": {"language": "R"}, "ncutil": {"seed": 7}, "language_info": [], "widgets": {"state": {}}}
-    found = intake.read_notebook(notebook_file(tmp_path, cells=[cell], metadata=metadata))
+    found = submissions.read_notebook(notebook_file(tmp_path, cells=[cell], metadata=metadata))
     assert found.cells == [{"cell_type": "code", "source": "x", "metadata": {"nbgrader": names}}]
     assert found.metadata == {"kernelspec": {"language": "R"}, "ncutil": {"seed": 7}}
     assert found.cells[0].metadata.nbgrader.grade_id == "a"
@@ -1518,7 +1526,7 @@ def test_version_3_is_read(tmp_path: Path) -> None:
         {"cell_type": "code", "input": ["x = 1"], "language": "python", "metadata": {"nbgrader": {"grade_id": "a"}}},
         {"cell_type": "markdown", "source": "Because.", "metadata": {}},
     ]
-    found = intake.read_notebook(notebook_file(tmp_path, nbformat=3, worksheets=[{"cells": cells}]))
+    found = submissions.read_notebook(notebook_file(tmp_path, nbformat=3, worksheets=[{"cells": cells}]))
     assert [(grade_id(cell), cell.source) for cell in found.cells] == [("a", "x = 1"), ("", "Because.")]
 
 
@@ -1530,23 +1538,23 @@ def test_version_3_is_read(tmp_path: Path) -> None:
         ({"cells": [{"cell_type": "code"}]}, "one of its cells has no text or no type"),
         ({"cells": [{"cell_type": "code", "source": ["x", 1]}]}, "one of its cells has no text or no type"),
         ({"cells": [{"cell_type": [], "source": "x"}]}, "one of its cells has no text or no type"),
-        ({"cells": [{}] * (intake.CELLS + 1)}, f"over {intake.CELLS} cells"),
+        ({"cells": [{}] * (submissions.CELLS + 1)}, f"over {submissions.CELLS} cells"),
         ({"nbformat": True}, "no version of the format"),
         ({"nbformat": 10**4000}, "the notebook has version 10000000000000000000 of the format"),
     ],
 )
 def test_what_is_no_notebook_is_said(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        intake.read_notebook(notebook_file(tmp_path, **content))
+        submissions.read_notebook(notebook_file(tmp_path, **content))
 
 
 def test_files_are_read_with_a_bound(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"12345")
-    assert intake.read_regular(tmp_path / "file", 5) == b"12345"
+    assert submissions.read_regular(tmp_path / "file", 5) == b"12345"
     with pytest.raises(ValueError, match="larger than"):
-        intake.read_regular(tmp_path / "file", 4)
+        submissions.read_regular(tmp_path / "file", 4)
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", "none", "."):
         with pytest.raises(ValueError, match=r"cannot be read|something else"):
-            intake.read_regular(tmp_path / name, 5)
+            submissions.read_regular(tmp_path / name, 5)

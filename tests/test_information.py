@@ -18,8 +18,13 @@ from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
 from scipy.io import loadmat, savemat
 
-from ncutil import claims, information
-from ncutil.information import binned, kde_bounds, mixture_information
+from ncutil.evidence import claims
+from ncutil.neurashed import information
+from ncutil.neurashed.information import (
+    binned,
+    kde_bounds,
+    mixture_information,
+)
 
 BITS = np.array(list(product([0, 1], repeat=12)), float)
 EDGES = np.linspace(-1, 1, 31)
@@ -281,7 +286,7 @@ def test_bad_input_is_named(call, says):
 
 
 def test_information_needs_no_torch():
-    code = "import sys, ncutil.information; sys.exit('torch' in sys.modules)"
+    code = "import sys, ncutil.neurashed.information; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ncutil import chsh, lora, tasks
+from ncutil.bell import chsh
+from ncutil.lora import adapters, bit_tasks
 
 RANKS = [1, 3, 8]
 
@@ -20,25 +21,25 @@ RANKS = [1, 3, 8]
 def encoder() -> nn.Module:
     """Random weights do for everything but the picture; the pretrained one is in test_tasks."""
     torch.manual_seed(0)
-    return tasks.Encoder().requires_grad_(False)
+    return bit_tasks.Encoder().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def mixed():
-    return tasks.group("mixed", train=64, test=32)
+    return bit_tasks.group("mixed", train=64, test=32)
 
 
 @pytest.fixture(scope="module")
 def trained(encoder, mixed) -> pd.DataFrame:
-    return lora.train(encoder, mixed, RANKS, [0, 5], epochs=3, record=[0, 1, 3])
+    return adapters.train(encoder, mixed, RANKS, [0, 5], epochs=3, record=[0, 1, 3])
 
 
-def adapter(ranks=RANKS, shape=(10, 9), seeds=None, tie="sqrt") -> lora.Adapter:
+def adapter(ranks=RANKS, shape=(10, 9), seeds=None, tie="sqrt") -> adapters.Adapter:
     torch.manual_seed(1)
-    return lora.Adapter(nn.Linear(*shape), ranks, list(range(len(ranks))) if seeds is None else seeds, tie)
+    return adapters.Adapter(nn.Linear(*shape), ranks, list(range(len(ranks))) if seeds is None else seeds, tie)
 
 
-def shaken(own: lora.Adapter) -> lora.Adapter:
+def shaken(own: adapters.Adapter) -> adapters.Adapter:
     """As after some training: B is random where it may be."""
     with torch.no_grad():
         for k in range(len(own.b)):
@@ -50,7 +51,7 @@ def shaken(own: lora.Adapter) -> lora.Adapter:
 # --- one layer -----------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(sorted(lora.TIES)))
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(sorted(adapters.TIES)))
 def test_before_training_every_rank_and_seed_is_the_frozen_layer(ranks: list[int], seed: int, tie: str) -> None:
     own = adapter(ranks, seeds=[seed + k for k in range(len(ranks))], tie=tie)
     x = torch.randn(2 * len(ranks), 5, 10)
@@ -62,7 +63,7 @@ def test_a_layer_serves_each_replica_its_part_of_the_batch() -> None:
     own = shaken(adapter())
     x = torch.randn(3 * 4, 10)
     for k, part in enumerate(x.split(4)):
-        by_hand = own.base(part) + lora.ALPHA / math.sqrt(RANKS[k]) * part @ own.a[k].T @ own.b[k].T
+        by_hand = own.base(part) + adapters.ALPHA / math.sqrt(RANKS[k]) * part @ own.a[k].T @ own.b[k].T
         torch.testing.assert_close(own(x)[4 * k : 4 * k + 4], by_hand, rtol=0, atol=1e-5)
 
 
@@ -107,18 +108,18 @@ def test_merge_and_unmerge() -> None:
 @pytest.mark.parametrize("rank", [1, 8, 64])
 def test_parameters_on_bert_base(rank: int) -> None:
     """Query and value of 12 layers, 768 wide: 36 864 r."""
-    own = lora.Adapter(nn.Linear(768, 768), [rank], [0])
+    own = adapters.Adapter(nn.Linear(768, 768), [rank], [0])
     assert 2 * 12 * (own.a.numel() + own.b.numel()) == 36_864 * rank
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 def test_first_step_leaves_a_alone_and_padded_rows_stay_zero(encoder: nn.Module, optimizer: type) -> None:
-    model = lora.adapt(encoder, [2, 32], [0, 0])
-    own = [module for module in model.modules() if isinstance(module, lora.Adapter)]
+    model = adapters.adapt(encoder, [2, 32], [0, 0])
+    own = [module for module in model.modules() if isinstance(module, adapters.Adapter)]
     assert len(own) == 4
     start = [layer.a.detach().clone() for layer in own]
     stepper = optimizer([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    x = torch.tensor(tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10))))
+    x = torch.tensor(bit_tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10))))
     for step in range(5):
         stepper.zero_grad()
         model(x)[::2, 0].sum().backward()
@@ -131,10 +132,10 @@ def test_first_step_leaves_a_alone_and_padded_rows_stay_zero(encoder: nn.Module,
 
 
 def test_only_the_adapters_learn(encoder: nn.Module) -> None:
-    model = lora.adapt(encoder, [1], [0])
+    model = adapters.adapt(encoder, [1], [0])
     learning = {name.rsplit(".", 1)[1] for name, p in model.named_parameters() if p.requires_grad}
     assert learning == {"a", "b"}
-    assert not any(isinstance(module, lora.Adapter) for module in encoder.modules())
+    assert not any(isinstance(module, adapters.Adapter) for module in encoder.modules())
 
 
 def first_update(tie: str, optimizer: type) -> np.ndarray:
@@ -145,7 +146,7 @@ def first_update(tie: str, optimizer: type) -> np.ndarray:
     for rank in (1, 4, 16, 32):
         each = []
         for seed in range(20):
-            own = lora.Adapter(layer, [rank], [seed], tie)
+            own = adapters.Adapter(layer, [rank], [seed], tie)
             stepper = optimizer([own.a, own.b], lr=1e-3)
             (own(x) - goal).pow(2).mean().backward()
             stepper.step()
@@ -175,7 +176,7 @@ def test_frame_has_the_columns_that_its_docstring_names(trained: pd.DataFrame) -
     assert len(trained) == 3 * 2 * 3 * 2
     assert not trained.duplicated(["rank", "seed", "epoch", "outcomes"]).any()
     columns = {"rank", "seed", "epoch", "outcomes", "loss", "diverged", "s", "s0", "s_odd", "delta", "measure"}
-    columns |= {name + context for name in ("c", "acc_a", "acc_b") for context in lora.CONTEXTS}
+    columns |= {name + context for name in ("c", "acc_a", "acc_b") for context in adapters.CONTEXTS}
     assert set(trained) == columns | {"accuracy"}
     assert not trained.isna().any().any()
 
@@ -184,7 +185,7 @@ def test_s_and_its_company_follow_from_the_columns(trained: pd.DataFrame) -> Non
     c = trained[["c11", "c12", "c21", "c22"]].to_numpy().reshape(-1, 2, 2)
     np.testing.assert_allclose(trained.s, chsh.chsh(c), atol=1e-12)
     np.testing.assert_allclose(trained.s_odd, chsh.chsh_forms(c).max(-1), atol=1e-12)
-    a, b = (trained[[f"acc_{x}{k}" for k in lora.CONTEXTS]].to_numpy().reshape(-1, 2, 2) for x in "ab")
+    a, b = (trained[[f"acc_{x}{k}" for k in adapters.CONTEXTS]].to_numpy().reshape(-1, 2, 2) for x in "ab")
     np.testing.assert_allclose(trained.s0, chsh.independent_heads(2 * a - 1, 2 * b - 1), atol=1e-12)
     delta = 2 * (abs(a[..., 0] - a[..., 1]).sum(-1) + abs(b[:, 0] - b[:, 1]).sum(-1))
     np.testing.assert_allclose(trained.delta, delta, atol=1e-12)
@@ -193,7 +194,7 @@ def test_s_and_its_company_follow_from_the_columns(trained: pd.DataFrame) -> Non
 
 def test_frame_survives_a_csv(trained: pd.DataFrame) -> None:
     read = pd.read_csv(io.StringIO(trained.to_csv(index=False)))
-    pd.testing.assert_frame_equal(lora.measures(read[trained.columns]), trained, check_dtype=False)
+    pd.testing.assert_frame_equal(adapters.measures(read[trained.columns]), trained, check_dtype=False)
 
 
 def test_before_training_all_ranks_have_the_same_outcomes(trained: pd.DataFrame) -> None:
@@ -211,7 +212,7 @@ def test_training_lowers_the_loss(trained: pd.DataFrame) -> None:
 
 def test_a_run_is_the_same_alone_and_among_others(encoder: nn.Module, mixed, trained: pd.DataFrame) -> None:
     """Zero-padded ranks are exact, replicas don't feel each other, epochs that are not recorded don't matter."""
-    alone = lora.train(encoder, mixed, [3], [5], epochs=3)
+    alone = adapters.train(encoder, mixed, [3], [5], epochs=3)
     among = trained.query("rank == 3 and seed == 5 and epoch == 3").reset_index(drop=True)
     np.testing.assert_allclose(alone.loss, among.loss, atol=1e-5)
     assert (alone[["c11", "c12", "c21", "c22"]] - among[["c11", "c12", "c21", "c22"]]).abs().max().max() <= 2 / 32
@@ -220,14 +221,14 @@ def test_a_run_is_the_same_alone_and_among_others(encoder: nn.Module, mixed, tra
 def test_outcomes_are_those_of_the_trained_replica(encoder: nn.Module) -> None:
     """Labels that a head can only get right or wrong as a whole: C, accuracies and their places are known."""
     ones, zeros = np.ones(8, int), np.zeros(8, int)
-    x = tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10)))
+    x = bit_tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10)))
 
     def task(train, test):
-        return tasks.Task("constant", x, train, x, test)
+        return bit_tasks.Task("constant", x, train, x, test)
 
     # Learnt labels are those of the test for A1 and B2 only.
     four = ((task(ones, ones), task(ones, zeros)), (task(zeros, ones), task(zeros, zeros)))
-    frame = lora.train(encoder, four, [4], [0], epochs=40, rate=0.02, batch=8)
+    frame = adapters.train(encoder, four, [4], [0], epochs=40, rate=0.02, batch=8)
     seen, held = (frame[frame.outcomes == split].iloc[0] for split in ("train", "test"))
     assert seen[["c11", "c12", "c21", "c22", "s", "accuracy"]].tolist() == [1, 1, 1, 1, 2, 1]
     assert held[["c11", "c12", "c21", "c22"]].tolist() == [-1, 1, 1, -1]
@@ -237,10 +238,10 @@ def test_outcomes_are_those_of_the_trained_replica(encoder: nn.Module) -> None:
 
 def test_two_languages_reach_the_heads_in_their_order(encoder: nn.Module) -> None:
     """With inputs of its own, each head reads the state of its own sentence."""
-    four = tasks.group("multilingual", train=16, test=8)
-    data = lora.contexts(four)
+    four = bit_tasks.group("multilingual", train=16, test=8)
+    data = adapters.contexts(four)
     assert data.inputs.shape == (4, 2, 16, 11)
-    replicas = lora.Replicas(encoder, [2], 0)
+    replicas = adapters.Replicas(encoder, [2], 0)
     logits = replicas(data.inputs)
     for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         for head, said in enumerate((four[0][i].inputs, four[1][j].inputs)):
@@ -251,8 +252,8 @@ def test_two_languages_reach_the_heads_in_their_order(encoder: nn.Module) -> Non
 def by_head(losses: list[float], spread: float = 1.0) -> pd.DataFrame:
     """A record of one rank in which the heads share a course of losses, in units of log 2."""
     rows = [
-        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(lora._BY_HEAD, loss * math.log(2))}
-        | {name: spread for name in lora._BY_HEAD if name.startswith("spread")}
+        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(adapters._BY_HEAD, loss * math.log(2))}
+        | {name: spread for name in adapters._BY_HEAD if name.startswith("spread")}
         for k, loss in enumerate(losses)
         for outcomes in ("train", "test")
     ]
@@ -275,70 +276,70 @@ def by_head(losses: list[float], spread: float = 1.0) -> pd.DataFrame:
 )
 def test_divergence(losses: list[float], spread: float, expected: bool) -> None:
     frame = by_head(losses, spread)
-    assert lora.diverged(frame, 8).tolist() == [expected] * len(frame)
+    assert adapters.diverged(frame, 8).tolist() == [expected] * len(frame)
 
 
 def test_a_head_that_never_learns_is_dead_in_the_end() -> None:
     slow = by_head([1.1, 1.0, 1.0, 0.8])
     dead = by_head([1.1, 1.0, 1.0, 0.95])
-    for updates, expected in ((lora.PATIENCE // 3 - 1, False), (lora.PATIENCE // 3, True)):
-        assert not lora.diverged(slow, updates).any()
-        assert lora.diverged(dead, updates).all() == expected
+    for updates, expected in ((adapters.PATIENCE // 3 - 1, False), (adapters.PATIENCE // 3, True)):
+        assert not adapters.diverged(slow, updates).any()
+        assert adapters.diverged(dead, updates).all() == expected
 
 
 def test_a_dead_head_is_found_in_every_profile() -> None:
     """Whatever the epochs: by the end of its training each profile has made more updates than the patience."""
-    from ncutil import encoders
+    from ncutil.lora import text_study
 
     for epochs, samples, batch in (
         (60, 256, 32),  # the made-up language, in the chapter and in the study of other draws
-        *((r.epochs, r.examples, r.batch) for r in (encoders.TEXT, encoders.PAPER)),
+        *((r.epochs, r.examples, r.batch) for r in (text_study.TEXT, text_study.PAPER)),
     ):
-        assert epochs * math.ceil(samples / batch) >= lora.PATIENCE
+        assert epochs * math.ceil(samples / batch) >= adapters.PATIENCE
 
 
 def test_training_flags_a_head_that_has_nothing_to_learn_from(encoder: nn.Module, mixed) -> None:
     """Labels that no input tells apart: the head stays a coin, the other three contexts learn, and S is large."""
     (a1, a2), bob = mixed
     x, coin = np.zeros_like(a2.inputs), np.arange(len(a2.labels)) % 2
-    blind = tasks.Task("a coin", x, coin, x[:32], coin[:32])
+    blind = bit_tasks.Task("a coin", x, coin, x[:32], coin[:32])
     options = {"epochs": 20, "batch": 2, "rate": 1e-4}
-    assert lora.train(encoder, ((a1, blind), bob), [1], [0], **options).diverged.all()
-    assert not lora.train(encoder, ((a1, blind), bob), [1], [0], **options | {"epochs": 1, "rate": 1e-6}).empty
+    assert adapters.train(encoder, ((a1, blind), bob), [1], [0], **options).diverged.all()
+    assert not adapters.train(encoder, ((a1, blind), bob), [1], [0], **options | {"epochs": 1, "rate": 1e-6}).empty
 
 
 def test_divergence_of_one_head_in_one_context_is_enough() -> None:
     frame = by_head([1.1, 0.4, 0.3])
     frame.loc[frame.epoch == 2, "loss_b21"] = math.log(2)
     other = by_head([1.1, 0.4, 0.3]).assign(rank=8)
-    assert lora.diverged(pd.concat([frame, other], ignore_index=True), 8).tolist() == [True] * 6 + [False] * 6
+    assert adapters.diverged(pd.concat([frame, other], ignore_index=True), 8).tolist() == [True] * 6 + [False] * 6
 
 
 def test_a_rate_that_is_far_too_high_is_flagged(encoder: nn.Module, mixed) -> None:
-    frame = lora.train(encoder, mixed, [32], [0, 1], epochs=8, rate=1.0, record=range(9))
+    frame = adapters.train(encoder, mixed, [32], [0, 1], epochs=8, rate=1.0, record=range(9))
     assert frame.diverged.all()
 
 
 def test_peft_trains_the_same_replica(encoder: nn.Module, mixed) -> None:
     pytest.importorskip("peft", reason="peft is in the extra 'lora'")
-    for four, contexts in ((mixed, (1, 3)), (tasks.group("multilingual", train=64, test=32), (2,))):
+    for four, contexts in ((mixed, (1, 3)), (bit_tasks.group("multilingual", train=64, test=32), (2,))):
         options = {"epochs": 15, "batch": 32}
-        ours = lora.losses(encoder, four, [2, 8], 3, **options)
+        ours = adapters.losses(encoder, four, [2, 8], 3, **options)
         assert ours.shape == (30, 2, 4)
         assert (ours[-5:].mean(0) < ours[:5].mean(0)).all()
         for context in contexts:
-            theirs = lora.losses_peft(encoder, four, 8, context, 3, **options)
+            theirs = adapters.losses_peft(encoder, four, 8, context, 3, **options)
             np.testing.assert_allclose(ours[:, 1, context], theirs, rtol=0, atol=1e-5)
 
 
 def test_in_double_precision_peft_agrees_to_the_last_digits(mixed) -> None:
     """Of a pretrained encoder too: what parts the two in single precision is rounding, which Adam makes larger."""
     pytest.importorskip("peft", reason="peft is in the extra 'lora'")
-    model = tasks.pretrain(1, steps=50)[0].double()
+    model = bit_tasks.pretrain(1, steps=50)[0].double()
     options = {"epochs": 15, "batch": 32}
-    ours = lora.losses(model, mixed, [2, 8], 3, **options)
+    ours = adapters.losses(model, mixed, [2, 8], 3, **options)
     assert ours.dtype == np.float64
-    theirs = lora.losses_peft(model, mixed, 8, 3, 3, **options)
+    theirs = adapters.losses_peft(model, mixed, 8, 3, 3, **options)
     np.testing.assert_allclose(ours[:, 1, 3], theirs, rtol=0, atol=1e-12)
 
 
@@ -347,10 +348,10 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        lora.train(encoder, mixed, [1], [0, 1], epochs=1)
+        adapters.train(encoder, mixed, [1], [0, 1], epochs=1)
         assert torch.get_num_threads() == threads
         with pytest.raises(ValueError, match="known: sqrt"):
-            lora.train(encoder, mixed, [1], [0], tie="cubic")
+            adapters.train(encoder, mixed, [1], [0], tie="cubic")
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -390,48 +391,50 @@ def test_bad_settings(encoder: nn.Module, mixed, change: dict, message: str) -> 
     given = {"ranks": [2], "seeds": [0], "epochs": 2} | change
     ranks, seeds = given.pop("ranks"), given.pop("seeds")
     with pytest.raises(ValueError, match=message):
-        lora.train(encoder, mixed, ranks, seeds, **given)
+        adapters.train(encoder, mixed, ranks, seeds, **given)
 
 
 def test_tasks_that_are_not_two_by_two(encoder: nn.Module, mixed) -> None:
     (a, b), (c, d) = mixed
     for wrong in ([[a, b], [c]], [[a, b]], [[a], [b], [c], [d]], [a, b, c, d], [a, b], None, 3, "mixed", ["ab", "cd"]):
         with pytest.raises(ValueError, match="two by two"):
-            lora.train(encoder, wrong, [2], [0])
+            adapters.train(encoder, wrong, [2], [0])
     for wrong in ([["a", "b"], ["c", "d"]], [[a, b], [c, None]]):
-        with pytest.raises(ValueError, match=r"as `ncutil.tasks.group` makes them; got (str|NoneType) among them"):
-            lora.train(encoder, wrong, [2], [0])
+        with pytest.raises(
+            ValueError, match=r"as `ncutil.lora.bit_tasks.group` makes them; got (str|NoneType) among them"
+        ):
+            adapters.train(encoder, wrong, [2], [0])
 
 
 def test_tasks_of_different_size(encoder: nn.Module, mixed) -> None:
-    short = tasks.group("mixed", train=32, test=32)
+    short = bit_tasks.group("mixed", train=32, test=32)
     with pytest.raises(ValueError, match="equally many samples"):
-        lora.train(encoder, (mixed[0], short[1]), [2], [0])
+        adapters.train(encoder, (mixed[0], short[1]), [2], [0])
 
 
 def test_sentences_of_different_length(encoder: nn.Module, mixed) -> None:
     (a, b), (c, d) = mixed
-    shorter = tasks.Task("short", d.inputs[:, :9], d.labels, d.test_inputs[:, :9], d.test_labels)
+    shorter = bit_tasks.Task("short", d.inputs[:, :9], d.labels, d.test_inputs[:, :9], d.test_labels)
     with pytest.raises(ValueError, match=r"sentences of one length; got \[\(9, 9\), \(11, 11\)\] words"):
-        lora.train(encoder, ((a, b), (c, shorter)), [2], [0])
+        adapters.train(encoder, ((a, b), (c, shorter)), [2], [0])
 
 
 def test_losses_of_nothing(encoder: nn.Module, mixed) -> None:
     with pytest.raises(ValueError, match="epochs is a whole number from 1; got 0"):
-        lora.losses(encoder, mixed, [2], 0, epochs=0)
+        adapters.losses(encoder, mixed, [2], 0, epochs=0)
 
 
 def test_peft_is_given_what_fits(encoder: nn.Module, mixed) -> None:
     pytest.importorskip("peft", reason="peft is in the extra 'lora'")
     with pytest.raises(ValueError, match="context is 0 to 3, for 11, 12, 21, 22; got 4"):
-        lora.losses_peft(encoder, mixed, 2, 4, 0)
+        adapters.losses_peft(encoder, mixed, 2, 4, 0)
     with pytest.raises(ValueError, match="two by two"):
-        lora.losses_peft(encoder, [task for side in mixed for task in side], 2, 0, 0)
+        adapters.losses_peft(encoder, [task for side in mixed for task in side], 2, 0, 0)
 
 
 def test_a_model_without_attention() -> None:
     with pytest.raises(ValueError, match="no linear layer named query or value"):
-        lora.adapt(nn.Sequential(nn.Linear(3, 3)), [1], [0])
+        adapters.adapt(nn.Sequential(nn.Linear(3, 3)), [1], [0])
 
 
 def test_an_adapter_without_a_seed_per_replica() -> None:
@@ -441,4 +444,4 @@ def test_an_adapter_without_a_seed_per_replica() -> None:
 
 def test_a_table_that_lacks_columns(trained: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="no column c21, acc_b22; it has"):
-        lora.measures(trained.drop(columns=["c21", "acc_b22"]))
+        adapters.measures(trained.drop(columns=["c21", "acc_b22"]))

@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import ROOT, cli, copy_project
 
-from ncutil import claims, encoders, lora
-from ncutil.press.project import Project, read_chapter
+from ncpress.project import Project, read_chapter
+from ncutil.evidence import claims
+from ncutil.lora import adapters, text_study
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'lora'")
 pytest.importorskip("peft", reason="peft is in the extra 'lora'")
@@ -40,7 +41,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data`, every data set of both studies, and `models`, a random BERT under the name of each real one."""
     folder, rng = tmp_path_factory.mktemp("shelf"), np.random.default_rng(0)
     (folder / "data").mkdir()
-    groups = [*encoders.TEXT_GROUPS.values(), *encoders.GROUPS.values()]
+    groups = [*text_study.TEXT_GROUPS.values(), *text_study.GROUPS.values()]
     for name in sorted({name for group in groups for name in (*group.alice, *group.bob)}):
         for split in ("train", "test"):
             lines = [json.dumps(row(name, k, rng)) + "\n" for k in range(ROWS)]
@@ -73,7 +74,7 @@ def run(project: Path, shelf: Path, profile: str, *more: str) -> Any:
 
 @pytest.mark.parametrize(
     ("profile", "ranks", "groups"),
-    [("text", [1, 4, 16, 64], encoders.TEXT_GROUPS), ("paper", [1, 64], encoders.GROUPS)],
+    [("text", [1, 4, 16, 64], text_study.TEXT_GROUPS), ("paper", [1, 64], text_study.GROUPS)],
 )
 def test_whole_chapter_on_real_text(project: Path, shelf: Path, profile: str, ranks: list[int], groups: Any) -> None:
     """Ranks beyond the width of the small encoder, every claim, and no word of tasks that were not run."""
@@ -106,12 +107,12 @@ def test_what_is_missing_is_said_before_anything_is_trained(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what the last group lacks."""
-    last = list(encoders.TEXT_GROUPS.values())[1].bob[1]
+    last = list(text_study.TEXT_GROUPS.values())[1].bob[1]
     shutil.copytree(shelf / "data", tmp_path / "data")
     (tmp_path / "data" / f"{last}_test.jsonl").unlink()
-    monkeypatch.setattr(encoders, "train_top", lambda *given, **more: pytest.fail("a group was trained"))
+    monkeypatch.setattr(text_study, "train_top", lambda *given, **more: pytest.fail("a group was trained"))
     with pytest.raises(ValueError, match=f"{last}_test.jsonl"):
-        encoders.train_groups(
+        text_study.train_groups(
             "text", [1], [0, 1], store=tmp_path, data=tmp_path / "data", models=shelf / "models", examples=ROWS
         )
 
@@ -161,7 +162,7 @@ def stored() -> Any:
     """The chapter's own function that reads a stored table."""
     cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
     (source,) = (source for source in cells if "def stored(" in source)
-    space: dict[str, Any] = {"Path": Path, "hashlib": hashlib, "json": json, "lora": lora, "pd": pd}
+    space: dict[str, Any] = {"Path": Path, "hashlib": hashlib, "json": json, "lora": adapters, "pd": pd}
     exec(source, space)
     return space["stored"]
 
@@ -188,7 +189,7 @@ def test_published_tables_hold_what_the_profiles_run() -> None:
     """The page and the profile speak of one table: its groups, ranks and seeds."""
     profile = Project(ROOT).profiles["text"][CHAPTER]
     table = pd.read_csv(ROOT / "book" / "results" / "lora-text.csv")
-    assert set(table.group) == set(encoders.TEXT_GROUPS)
+    assert set(table.group) == set(text_study.TEXT_GROUPS)
     assert sorted(set(table["rank"])) == profile["ranks"]
     assert table.groupby("group").seed.nunique().eq(profile["seeds"]).all()
-    assert dict(zip(table.group, table.tie, strict=True)) == {n: g.tie for n, g in encoders.TEXT_GROUPS.items()}
+    assert dict(zip(table.group, table.tie, strict=True)) == {n: g.tie for n, g in text_study.TEXT_GROUPS.items()}

@@ -10,10 +10,10 @@ from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 
-from ncutil.claims import Claim
-from ncutil.press import ledger
-from ncutil.press.markup import code, literal
-from ncutil.press.stage import run_box
+from ncpress import verdicts
+from ncpress.markup import code, literal
+from ncpress.pages import run_box
+from ncutil.evidence.claims import Claim
 
 PROCESSORS = [
     "Intel(R) Xeon(R) Processor @ 2.50GHz",
@@ -71,8 +71,8 @@ def test_run_box_names_the_processor(processor):
 
 def test_ledger_shows_claims_literally():
     claim = Claim("id", "P1", STRANGE, STRANGE, None, reason="R " + STRANGE)
-    rows = [ledger.Entry(claim, ledger.OUT_OF_REACH, note=claim.reason)]
-    for page in (ledger.page(rows), ledger.crosswalk(rows)):
+    rows = [verdicts.Entry(claim, verdicts.OUT_OF_REACH, note=claim.reason)]
+    for page in (verdicts.page(rows), verdicts.crosswalk(rows)):
         lines = [shown(line.replace("* - ", "").replace("  - ", "").replace("<br>", " ")) for line in page.splitlines()]
         assert any(STRANGE in line for line in lines)
         assert any("R " + STRANGE in line for line in lines)

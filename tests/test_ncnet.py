@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ncutil import chsh, ncnet
+from ncutil.bell import chsh, ncnet
 
 
 def test_tasks_are_their_truth_tables():

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ncutil import figures
-from ncutil.neurashed import FIGURE_1, Neurashed, add, figure_1, multiply, read
+from ncutil.evidence import figures
+from ncutil.neurashed.model import (
+    FIGURE_1,
+    Neurashed,
+    add,
+    figure_1,
+    multiply,
+    read,
+)
 
 seeds = st.integers(0, 2**31)
 relaxed = settings(deadline=None, max_examples=50)

@@ -26,10 +26,17 @@ from problem_sets import (
     seen_in_pictures,
 )
 
-from ncutil.asking import NOTHING, answer, plain
-from ncutil.press.classroom import collect, judging, problems
-from ncutil.press.classroom.problems import GIVEN, headings, read_set, role, secrets, write_release
-from ncutil.press.project import Chapter, read_chapter
+from ncclass import collection, grading, problem_sets
+from ncclass.answers import NOTHING, answer, plain
+from ncclass.problem_sets import (
+    GIVEN,
+    read_set,
+    role,
+    secrets,
+    write_release,
+)
+from ncpress.assignments import headings
+from ncpress.project import Chapter, read_chapter
 
 pytestmark = [pytest.mark.xdist_group("classroom"), pytest.mark.filterwarnings("ignore:More than 20 figures")]
 
@@ -96,7 +103,7 @@ def test_hints_point_to_sections_that_exist(name: str) -> None:
 
 def test_every_autograded_part_has_visible_checks(name: str) -> None:
     item = problem_set(name)
-    visible = {collect.grade_id(cell): cell.source for cell in item.released.cells if role(cell) == "tests"}
+    visible = {collection.grade_id(cell): cell.source for cell in item.released.cells if role(cell) == "tests"}
     assert set(visible) == {part.id for part in item.parts if not part.by_hand}
     assert all("assert " in source for source in visible.values())
 
@@ -175,7 +182,7 @@ def test_right_answers_by_other_ways_pass_their_checks_and_keep_their_points(nam
         notebook = fill(item, right | {change["cell"]: edited(item, change)})
         found, texts = handed_over(item, notebook)
         assert [cell["error"] for cell in found.values() if cell["error"]] == [], change["why"]
-        judged = judging.judge(item, {"texts": texts, "answers": json.dumps(found)})
+        judged = grading.judge(item, {"texts": texts, "answers": json.dumps(found)})
         assert {part: entry["score"] for part, entry in judged.items()} == full_marks(name), change["why"]
 
 
@@ -205,7 +212,7 @@ def test_names_of_given_cells_do_not_depend_on_the_text(name: str, monkeypatch: 
         chapter.notebook.cells.insert(1, nbformat.v4.new_markdown_cell("An erratum."))
         return chapter
 
-    monkeypatch.setattr(problems, "read_chapter", with_an_erratum)
+    monkeypatch.setattr(problem_sets, "read_chapter", with_an_erratum)
     again = read_set(PROJECT, name, SEED)
     given = [
         [cell.metadata.nbgrader.grade_id for cell in item.released.cells if role(cell) == "given"]

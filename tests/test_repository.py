@@ -1,6 +1,5 @@
 """The repository itself: lint, types, pins, floors, what never goes in."""
 
-import ast
 import hashlib
 import json
 import re
@@ -17,8 +16,8 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ncutil.press.project import Project, read_chapter
-from ncutil.press.skip import imported_modules
+from ncpress.project import Project, read_chapter
+from ncutil.ground.staleness import imported
 
 
 def tracked() -> list[Path]:
@@ -27,8 +26,11 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-def metadata() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DISTRIBUTIONS = {name: ROOT / place / "pyproject.toml" for name, place in (("ncutil", ""), ("ncpress", "ncpress"))}
+
+
+def metadata(name: str) -> dict:
+    return tomllib.loads(DISTRIBUTIONS[name].read_text())["project"]
 
 
 def pins() -> dict[str, str]:
@@ -60,20 +62,18 @@ def test_chapters_are_linted_through_jupytext(tmp_path: Path) -> None:
 
 def test_jupyter_book_stays_below_2() -> None:
     """Version 2 ignores _config.yml and _toc.yml, writes no site and exits 0: a build would seem to work."""
-    (requirement,) = [
-        r for r in map(Requirement, metadata()["optional-dependencies"]["book"]) if r.name == "jupyter-book"
-    ]
+    (requirement,) = [r for r in map(Requirement, metadata("ncpress")["dependencies"]) if r.name == "jupyter-book"]
     assert requirement.specifier == SpecifierSet(">=1.0.4,<2")
     assert pins()["jupyter-book"] in requirement.specifier
 
 
-def test_pins_meet_the_floors_and_only_explained_ceilings_stand() -> None:
-    project = metadata()
-    assert {"book", "test", "lora", "classroom", "cluster"} <= project["optional-dependencies"].keys()
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_pins_meet_the_floors_and_only_explained_ceilings_stand(name: str) -> None:
+    project = metadata(name)
     lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
-    text = (ROOT / "pyproject.toml").read_text().splitlines()
+    text = DISTRIBUTIONS[name].read_text().splitlines()
     for requirement in map(Requirement, lines):
-        if requirement.name == "ncutil":
+        if requirement.name in DISTRIBUTIONS:
             continue
         assert pins()[requirement.name.lower()] in requirement.specifier
         assert any(part.operator == ">=" for part in requirement.specifier)
@@ -82,37 +82,77 @@ def test_pins_meet_the_floors_and_only_explained_ceilings_stand() -> None:
             assert text[at - 1].strip().startswith("#")
 
 
+def test_ncutil_brings_no_command_and_needs_no_press() -> None:
+    project = metadata("ncutil")
+    assert "scripts" not in project
+    needs = {Requirement(line).name for line in project["dependencies"]}
+    assert not needs & {"click", "papermill", "jupyter-book", "jupytext", "nbgrader", "psutil", "tqdm", "ncpress"}
+    assert metadata("ncpress")["scripts"] == {"ncutil": "ncpress.__main__:main"}
+
+
 def test_environment_yml_is_thin() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11", "pip"]
-    assert pip == {"pip": ["-c constraints.txt", "-e .[book,test]"]}
+    assert pip == {"pip": ["-c constraints.txt", "-e .", "-e ./ncpress[test]"]}
 
 
-def test_importing_the_light_modules_brings_no_torch() -> None:
-    program = (
-        "import sys, ncutil, ncutil.chsh, ncutil.stats, ncutil.claims, ncutil.press; print('torch' in sys.modules)"
-    )
+def test_light_rooms_bring_no_torch() -> None:
+    light = "ncutil.bell.ncnet, ncutil.evidence.figures, ncutil.neurashed.model, ncutil.ground.staleness, ncpress"
+    program = f"import sys, {light}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_floors_of_the_house() -> None:
-    """No module imports upward: asking, records, stats <- science <- claims, figures; the press imports no science."""
-    package = ROOT / "ncutil"
-    evidence, ground = {"claims", "figures"}, {"asking", "records", "stats"}
-    science = {path.stem for path in package.glob("[!_]*.py")} - evidence - ground
+MAY_IMPORT = {
+    "ncutil.ground": set(),
+    "ncutil.evidence": {"ncutil.ground"},
+    "ncutil.training": {"ncutil.ground"},
+    "ncutil.bell": {"ncutil.ground", "ncutil.training"},
+    "ncutil.neurashed": {"ncutil.ground"},
+    "ncutil.lora": {"ncutil.ground", "ncutil.bell"},
+    "ncutil.studies": {"ncutil.ground", "ncutil.bell", "ncutil.training"},
+    # The command `sweep` alone brings in studies, when it is called.
+    "ncpress": {"ncutil.ground", "ncutil.evidence", "ncutil.studies"},
+    "ncclass.sandbox": set(),
+    "ncclass": {"ncutil.ground", "ncpress", "ncclass.sandbox"},
+}
+"""The rooms of the house, and what each may import besides itself."""
 
-    def imports(path: Path) -> set[str]:
-        names = imported_modules(ast.parse(path.read_text()))
-        return {name.split(".")[1] for name in names if "." in name}
 
-    for path in (package / "press").rglob("*.py"):
-        assert not imports(path) & science, path.name
-    for name in science:
-        assert not imports(package / f"{name}.py") & {*evidence, "press"}, name
-    for name in ground:
-        assert not imports(package / f"{name}.py"), name
+def room(name: str) -> str:
+    """The room that a module stands in; the packages themselves are the roof over their rooms."""
+    return max((place for place in MAY_IMPORT if f"{name}.".startswith(f"{place}.")), key=len, default="")
+
+
+def house() -> dict[str, set[str]]:
+    """Every module of ours by name, with the modules of ours that it imports."""
+    packages = ("ncutil", "ncpress", "ncclass")
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
+    }
+    return {name: imported(path.read_text(), packages) & paths.keys() for name, path in paths.items()}
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    for name, others in house().items():
+        found = {room(other) for other in others} - {"", room(name)}
+        assert found <= MAY_IMPORT.get(room(name), set()), f"{name} imports {found}"
+
+
+def test_modules_import_in_no_circle() -> None:
+    left = {name: {other for other in others if other != name} for name, others in house().items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert not left, f"a circle among {sorted(left)}"
+
+
+def test_studies_are_imported_by_the_sweep_command_alone() -> None:
+    program = "import sys, ncpress.__main__; print([name for name in sys.modules if name.startswith('ncutil.studies')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_nothing_large_no_outputs_no_machine_paths() -> None:

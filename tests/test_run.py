@@ -16,9 +16,16 @@ import nbformat
 import pytest
 from conftest import cli, clone_environment, git
 
-from ncutil.press import run as running
-from ncutil.press import skip
-from ncutil.press.project import PressError, Project, fit, parse_overrides, rewrite
+from ncpress import execution as running
+from ncpress.project import (
+    PressError,
+    Project,
+    fit,
+    parse_overrides,
+    rewrite,
+)
+from ncutil.ground import staleness
+from ncutil.ground.files import checksum
 
 pytestmark = pytest.mark.xdist_group("run")
 
@@ -104,18 +111,35 @@ def test_declared_data_counts(clone: Path) -> None:
         reasons(clone)
     (clone / "notebooks/numbers.csv").write_text("1\n")
     project = Project(clone)
-    first = skip.key(project, project.chapters["02-beta"], {})
+    first = running.key(project, project.chapters["02-beta"], {})
     (clone / "notebooks/numbers.csv").write_text("2\n")
-    second = skip.key(project, project.chapters["02-beta"], {})
-    assert skip.changes(first, second) == "data changed"
+    second = running.key(project, project.chapters["02-beta"], {})
+    assert staleness.changes(first, second) == "data changed"
 
 
 def test_reached_modules_follow_imports(clone: Path) -> None:
     chapters = Project(clone).chapters
-    alpha = skip.reached_modules(chapters["01-alpha"], clone / "ncutil")
-    beta = skip.reached_modules(chapters["02-beta"], clone / "ncutil")
-    assert {"ncutil", "ncutil.chsh", "ncutil.claims", "ncutil.records"} == set(alpha)
-    assert {"ncutil", "ncutil.claims", "ncutil.figures", "ncutil.records", "ncutil.stats"} == set(beta)
+
+    def reached(name: str) -> set[str]:
+        cells = chapters[name].code_cells
+        return set(staleness.reach(set().union(*(staleness.imported(cell.source) for cell in cells)), root=clone))
+
+    assert reached("01-alpha") == {
+        "ncutil",
+        "ncutil.bell",
+        "ncutil.bell.chsh",
+        "ncutil.evidence",
+        "ncutil.evidence.claims",
+        "ncutil.evidence.outputs",
+    }
+    assert reached("02-beta") == {
+        "ncutil",
+        "ncutil.evidence",
+        "ncutil.evidence.claims",
+        "ncutil.evidence.figures",
+        "ncutil.evidence.outputs",
+        "ncutil.evidence.stats",
+    }
 
 
 def test_changed_parameters_get_a_folder_of_their_own_and_show_in_the_code(built: Path) -> None:
@@ -284,8 +308,8 @@ def test_paths_are_taken_from_the_folder_of_the_shell(clone: Path, tmp_path: Pat
     chapters = Project(clone).select(["1"])
     given = parse_overrides(["data=numbers.csv"], chapters, tmp_path)
     assert given == {"data": str(tmp_path / "numbers.csv")}
-    parts = skip.key(Project(clone), chapters[0], {**chapters[0].parameters, **given})
-    assert parts["data"] == {"numbers.csv": skip.checksum(tmp_path / "numbers.csv")}
+    parts = running.key(Project(clone), chapters[0], {**chapters[0].parameters, **given})
+    assert parts["data"] == {str(tmp_path / "numbers.csv"): checksum(tmp_path / "numbers.csv")}
 
 
 def test_rewrite_changes_values_and_keeps_the_rest() -> None:

@@ -24,9 +24,9 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from ncutil.press import archive, sandbox, syscalls, watch
-from ncutil.press.classroom import collect, intake
-from ncutil.press.sandbox import Ended, Limits, NoSandboxError
+from ncclass import collection, submissions
+from ncclass.sandbox import archive, isolation, monitor, syscalls
+from ncclass.sandbox.isolation import Ended, Limits, NoSandboxError
 
 SMALL = Limits(wall=60, cpu=20, memory=256, processes=20, files=64, disk=16, entries=200, output=10_000)
 
@@ -36,7 +36,7 @@ def sandbox_missing() -> str:
     if os.environ.get("NCUTIL_REQUIRE_SANDBOX"):
         return ""
     try:
-        return "" if sandbox.find_sandbox() == "bwrap" else "bubblewrap does not work here"
+        return "" if isolation.find_sandbox() == "bwrap" else "bubblewrap does not work here"
     except NoSandboxError as error:
         return str(error)
 
@@ -45,7 +45,7 @@ def test_where_a_sandbox_is_required_its_absence_is_no_reason_to_skip(monkeypatc
     def none() -> str:
         raise NoSandboxError("none")
 
-    monkeypatch.setattr(sandbox, "find_sandbox", none)
+    monkeypatch.setattr(isolation, "find_sandbox", none)
     monkeypatch.delenv("NCUTIL_REQUIRE_SANDBOX", raising=False)
     assert sandbox_missing() == "none"
     monkeypatch.setenv("NCUTIL_REQUIRE_SANDBOX", "1")
@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def python(folder: Path, program: str, limits: Limits = SMALL, **how: object) -> Ended:
-    return sandbox.run([sys.executable, "-S", "-c", program], folder, limits=limits, **how)  # type: ignore[arg-type]
+    return isolation.run([sys.executable, "-S", "-c", program], folder, limits=limits, **how)  # type: ignore[arg-type]
 
 
 def left(folder: Path) -> dict[str, str]:
@@ -200,10 +200,10 @@ for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'
     assert b'hush' not in text and {str(tmp_path)!r}.encode() not in text, (path, text)
 print(os.getcwd(), os.listdir(), os.path.expanduser('~'), os.uname().nodename, sorted(os.environ))
 """
-        ended = sandbox.run([sys.executable, "-S", "-"], folder, limits=SMALL)
+        ended = isolation.run([sys.executable, "-S", "-"], folder, limits=SMALL)
         assert ended.status == "done"  # there is nothing to read on standard input
         (folder / "program.py").write_text(program)
-        ended = sandbox.run([sys.executable, "-S", "program.py"], folder, limits=SMALL, env={"OWN": "1"})
+        ended = isolation.run([sys.executable, "-S", "program.py"], folder, limits=SMALL, env={"OWN": "1"})
         assert ended.status == "done", ended.output
         assert ended.output.startswith("/submission ['")
         assert " /tmp sandbox [" in ended.output
@@ -241,7 +241,7 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         for seen in (clone, ROOT.parent):
             with pytest.raises(NoSandboxError, match=r"holds the problem sets with their solutions: .* such as \.venv"):
                 python(folder, "pass", readable=[seen])
-        monkeypatch.setattr(sandbox, "_libraries", lambda: (clone,))
+        monkeypatch.setattr(isolation, "_libraries", lambda: (clone,))
         with pytest.raises(NoSandboxError, match=f"{clone} holds the problem sets"):
             python(folder, "pass")
 
@@ -252,17 +252,17 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
             place.mkdir(parents=True)
         (tmp_path / "link").symlink_to(course)
         monkeypatch.setenv("HOME", str(apart))
-        monkeypatch.setattr(sandbox, "_libraries", lambda: (tmp_path / "python", tmp_path / "other"))
-        sandbox.keep_private(apart, tmp_path, tmp_path / "python" / "none")
+        monkeypatch.setattr(isolation, "_libraries", lambda: (tmp_path / "python", tmp_path / "other"))
+        isolation.keep_private(apart, tmp_path, tmp_path / "python" / "none")
         for place in (course, tmp_path / "link", Path("/usr/lib")):
             with pytest.raises(NoSandboxError, match=f" holds {place}: make the environment in a folder of its own"):
-                sandbox.keep_private(apart, place)
+                isolation.keep_private(apart, place)
         monkeypatch.setenv("HOME", str(tmp_path / "python"))
         with pytest.raises(NoSandboxError, match=f"{tmp_path}/python holds {tmp_path}/python: "):
-            sandbox.keep_private(apart)
+            isolation.keep_private(apart)
 
     def test_the_package_can_be_imported(self, folder: Path) -> None:
-        ended = sandbox.run([sys.executable, "-c", "import ncutil.stats; print('there')"], folder)
+        ended = isolation.run([sys.executable, "-c", "import ncutil.evidence.stats; print('there')"], folder)
         assert ended.output == "there\n"
 
     def test_no_network(self, folder: Path) -> None:
@@ -301,7 +301,7 @@ print(*sorted({name.split(':')[0] for name in seen}))
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Of none of the processes, the sandbox's own ones included: seen from outside."""
-        seen, look = set(), watch._excess
+        seen, look = set(), monitor._excess
 
         def excess(tree: list[psutil.Process], *how: Any) -> tuple[str, set[int]]:
             for process in tree:
@@ -309,7 +309,7 @@ print(*sorted({name.split(':')[0] for name in seen}))
                     seen.add(os.readlink(f"/proc/{process.pid}/fd/0").split(":")[0])
             return look(tree, *how)
 
-        monkeypatch.setattr(watch, "_excess", excess)
+        monkeypatch.setattr(monitor, "_excess", excess)
         assert python(folder, "import time; time.sleep(5)").status == "done"
         assert seen == {"pipe", "/dev/null"}
 
@@ -326,12 +326,12 @@ print(call({keyctl}, 11, key, text, 100), text.value, ctypes.get_errno())
         teacher = f"""
 import ctypes, sys
 from pathlib import Path
-from ncutil.press import sandbox
+from ncclass.sandbox import isolation
 call = ctypes.CDLL(None).syscall
 if call({keyctl}, 1, None) < 0 or call({add}, b'user', b'ncutil-test', b'hush', 4, -3) < 0:
     sys.exit('no keys')
 exec({read!r})
-print(sandbox.run([sys.executable, '-S', '-c', {read!r}], Path({str(folder)!r})).output)
+print(isolation.run([sys.executable, '-S', '-c', {read!r}], Path({str(folder)!r})).output)
 """
         done = subprocess.run([sys.executable, "-c", teacher], capture_output=True, text=True)
         if "no keys" in done.stderr:
@@ -399,7 +399,7 @@ class TestLimits:
     @pytest.fixture(autouse=True)
     def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A machine that is busy with other tests takes its time to take memory back."""
-        monkeypatch.setattr(watch, "PATIENCE", 5.0)
+        monkeypatch.setattr(monitor, "PATIENCE", 5.0)
 
     def test_wall_time(self, folder: Path) -> None:
         program = "import time; open('first', 'w').write('1'); time.sleep(60)"
@@ -408,11 +408,11 @@ class TestLimits:
 
     def test_what_is_swapped_out_counts_and_what_comes_from_files_does_not(self, tmp_path: Path) -> None:
         (tmp_path / "status").write_text("Name:\tVmRSS: 9\nVmRSS:\t  8 kB\nVmPTE:\t4 kB\nVmSwap:\t16 kB\n")
-        assert watch._own(tmp_path) == watch._resident(tmp_path) == 28 * 1024
+        assert monitor._own(tmp_path) == monitor._resident(tmp_path) == 28 * 1024
         rollup = "Pss: 9 kB\nPss_Anon: 1 kB\nPss_File: 5 kB\nPss_Shmem: 2 kB\nSwap: 32 kB\nSwapPss: 16 kB\n"
         (tmp_path / "smaps_rollup").write_text("00-ff ---p 0 00:00 0 [rollup]\n" + rollup)
-        assert watch._own(tmp_path) == (1 + 2 + 16 + 4) * 1024
-        assert watch._own(tmp_path / "none") == watch._resident(tmp_path / "none") == 0
+        assert monitor._own(tmp_path) == (1 + 2 + 16 + 4) * 1024
+        assert monitor._own(tmp_path / "none") == monitor._resident(tmp_path / "none") == 0
 
     def test_processor_time(self, folder: Path) -> None:
         program = "open('first', 'w').write('1')\nwhile True: pass"
@@ -588,7 +588,7 @@ matplotlib.pyplot.plot([1, 2])
 matplotlib.pyplot.savefig('plot.png')
 """
         how = {"limits": Limits(), "env": {"MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp"}}
-        ended = sandbox.run([sys.executable, "-c", program], folder, **how)  # type: ignore[arg-type]
+        ended = isolation.run([sys.executable, "-c", program], folder, **how)  # type: ignore[arg-type]
         assert ended.status == "done", ended.output
         assert ended.output.endswith(
             "970299.0 1.0\n3 [1, 2]\ntensor([1]) b'there\\n'\n[1.0, 2.0] b'\\x00\\x00'\nb'12' tensor(2.)\n"
@@ -690,8 +690,8 @@ for path in glob.glob('/proc/[0-9]*/fd/1'):
     def test_it_ends_with_who_started_it(self, folder: Path) -> None:
         program = f"""
 from pathlib import Path
-from ncutil.press import archive, sandbox, syscalls, watch
-sandbox.run(['sleep', '{seconds(27)}'], Path({str(folder)!r}))
+from ncclass.sandbox import archive, isolation, monitor, syscalls
+isolation.run(['sleep', '{seconds(27)}'], Path({str(folder)!r}))
 """
         grader = subprocess.Popen([sys.executable, "-c", program])
         while not running(seconds(27)):
@@ -703,9 +703,9 @@ sandbox.run(['sleep', '{seconds(27)}'], Path({str(folder)!r}))
 
 
 def test_the_page_names_the_limits_of_grading() -> None:
-    page, limits = (ROOT / "book" / "sandbox.md").read_text(), collect.LIMITS
+    page, limits = (ROOT / "book" / "sandbox.md").read_text(), collection.LIMITS
     for words in (
-        f"{limits.wall / 60:g} minutes in all, {({60: 'one minute a cell'})[collect.CELL_SECONDS]}",
+        f"{limits.wall / 60:g} minutes in all, {({60: 'one minute a cell'})[collection.CELL_SECONDS]}",
         f"{limits.cpu / 60:g} minutes of processor time",
         f"{limits.memory / 1024:g} GB; one process",
         f"{limits.processes} at a time, threads counted, each with {limits.files} open files",
@@ -714,11 +714,11 @@ def test_the_page_names_the_limits_of_grading() -> None:
         f"{limits.processes} processes with {limits.files} sockets each can fill "
         f"{limits.processes * limits.files * 208 * 2**10 / 1e9:.1f} GB",
         f"{limits.output // 1024} kB of what it prints",
-        f"at most {collect.ANSWERS // 2**20} MB, never pickle; an answer in it has at most 500 000 characters",
-        f"of at most {intake.LARGEST // 2**20} MB; zips",
+        f"at most {collection.ANSWERS // 2**20} MB, never pickle; an answer in it has at most 500 000 characters",
+        f"of at most {submissions.LARGEST // 2**20} MB; zips",
     ):
         assert words in page
-    assert limits.entries * watch.CROWD == 20_000
+    assert limits.entries * monitor.CROWD == 20_000
 
 
 def packed(*entries: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:
@@ -774,7 +774,7 @@ class TestForgedArchives:
     @pytest.mark.parametrize("name", FORGED)
     @pytest.mark.parametrize(("before", "after"), [("done", "failed"), ("wall time", "wall time")])
     def test_is_refused_and_leaves_the_folder_as_it_was(self, folder: Path, name: str, before: str, after: str) -> None:
-        ended = sandbox._take_out(io.BytesIO(FORGED[name]), folder, SMALL, Ended(before, 0, 1.0, "said\n"))
+        ended = isolation._take_out(io.BytesIO(FORGED[name]), folder, SMALL, Ended(before, 0, 1.0, "said\n"))
         assert ended.status == after
         assert ended.output.startswith("said\n\n[what it left is not readable: ")
         assert left(folder) == {"given.txt": "given"}
@@ -791,7 +791,7 @@ class TestForgedArchives:
         ids=["8 GB", "together", "entries", "depth"],
     )
     def test_too_much_is_not_taken(self, folder: Path, forged: bytes) -> None:
-        assert sandbox._take_out(io.BytesIO(forged), folder, SMALL, Ended("done", 0, 1.0, "")).status == "disk"
+        assert isolation._take_out(io.BytesIO(forged), folder, SMALL, Ended("done", 0, 1.0, "")).status == "disk"
         assert left(folder) == {"given.txt": "given"}
         assert [path.name for path in folder.parent.iterdir()] == ["given"]
 
@@ -800,18 +800,18 @@ class TestForgedArchives:
         given = (entry("."), entry("d" * 90), entry(long, 5000), entry("x", 512), entry("link", kind=b"2", link="/"))
         for place in given[:2]:
             place.type = tarfile.DIRTYPE
-        ended = sandbox._take_out(io.BytesIO(packed(*given)), folder, SMALL, Ended("done", 0, 1.0, ""))
+        ended = isolation._take_out(io.BytesIO(packed(*given)), folder, SMALL, Ended("done", 0, 1.0, ""))
         assert ended.status == "done"
         assert left(folder) == {long: "\0" * 5000, "x": "\0" * 512}
 
 
-@pytest.fixture(params=sandbox.CONTAINERS)
+@pytest.fixture(params=isolation.CONTAINERS)
 def tool(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A container command that works here."""
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     (tmp_path / "empty").mkdir()
-    ended = sandbox.run(["true"], tmp_path / "empty", limits=Limits(wall=60), sandbox=request.param)
+    ended = isolation.run(["true"], tmp_path / "empty", limits=Limits(wall=60), sandbox=request.param)
     if ended.status != "done":
         pytest.skip(f"{request.param} does not work here: {(ended.output or ended.status).splitlines()[0]}")
     return str(request.param)
@@ -873,10 +873,10 @@ print(9 in [os.wait()[1] for i in range(4)])
 
 class TestWithout:
     def test_refusal_says_what_is_at_risk_and_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
-        sandbox.find_sandbox.cache_clear()
+        monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
+        isolation.find_sandbox.cache_clear()
         with pytest.raises(NoSandboxError) as caught:
-            sandbox.find_sandbox()
+            isolation.find_sandbox()
         for words in (
             "the other submissions",
             "apt install bubblewrap",
@@ -884,17 +884,17 @@ class TestWithout:
             "podman: not installed",
         ):
             assert words in str(caught.value)
-        sandbox.find_sandbox.cache_clear()
+        isolation.find_sandbox.cache_clear()
 
     def test_a_tool_that_does_not_work_is_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("bwrap", "podman", "docker"):
             (tmp_path / name).write_text("#!/bin/sh\necho no permission for namespaces >&2\nexit 1\n")
             (tmp_path / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-        sandbox.find_sandbox.cache_clear()
+        isolation.find_sandbox.cache_clear()
         with pytest.raises(NoSandboxError, match=r"bwrap: .*no permission for namespaces"):
-            sandbox.find_sandbox()
-        sandbox.find_sandbox.cache_clear()
+            isolation.find_sandbox()
+        isolation.find_sandbox.cache_clear()
 
     def test_the_container_command(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A stand-in for podman that writes down how it was called and runs the inner command in an empty folder."""
@@ -902,7 +902,7 @@ class TestWithout:
         place.mkdir()
         (place / "podman").write_text(
             f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {tmp_path}/called\n[ $1 = run ] || exit 0\n"
-            f'until [ $1 = {sandbox.IMAGE} ]; do shift; done; shift\ncd $(mktemp -d)\nexec "$@"\n'
+            f'until [ $1 = {isolation.IMAGE} ]; do shift; done; shift\ncd $(mktemp -d)\nexec "$@"\n'
         )
         (place / "podman").chmod(0o755)
         monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
@@ -929,8 +929,8 @@ class TestWithout:
         assert len(ended.output) < 200
 
     def test_unsafe_ends_what_was_started(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(watch, "INTERVAL", 0.01)
-        seen, tree = set(), watch._tree
+        monkeypatch.setattr(monitor, "INTERVAL", 0.01)
+        seen, tree = set(), monitor._tree
 
         def look(root: int) -> list[psutil.Process]:
             found = tree(root)
@@ -938,7 +938,7 @@ class TestWithout:
             (folder / "seen").write_text(" ".join(map(str, seen)))
             return found
 
-        monkeypatch.setattr(watch, "_tree", look)
+        monkeypatch.setattr(monitor, "_tree", look)
         program = f"""
 import os, subprocess, time
 started = subprocess.Popen(['setsid', 'sleep', '{seconds(61)}'])
@@ -952,8 +952,8 @@ while not os.path.exists('seen') or str(started.pid) not in open('seen').read().
     def test_unsafe_does_not_wait_for_what_it_has_never_seen(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "GRACE", 0.5)
-        monkeypatch.setattr(watch, "_tree", lambda root: [])
+        monkeypatch.setattr(monitor, "GRACE", 0.5)
+        monkeypatch.setattr(monitor, "_tree", lambda root: [])
         program = f"import subprocess\nsubprocess.Popen(['setsid', 'sleep', '{seconds(33)}'])\nprint('said')"
         ended = python(folder, program, sandbox="none")
         assert (ended.status, ended.output) == ("done", "said\n")

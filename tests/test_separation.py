@@ -11,7 +11,7 @@ from scipy.stats import ortho_group
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ncutil.separation import fuzziness, nc1, sharpness
+from ncutil.neurashed.separation import fuzziness, nc1, sharpness
 
 relaxed = settings(deadline=None, max_examples=50)
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, find_chromium
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from ncutil.press.project import Project
+from ncpress.project import Project
 
 CHROMIUM = find_chromium()
 pytestmark = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from ncutil.press import speed
-from ncutil.press.project import Project
+from ncpress import benchmarks
+from ncpress.project import Project
 
 SHAPE = {
     "shape": "Z",
@@ -37,10 +37,10 @@ RECORD = {
 
 def test_every_peer_and_the_run_are_named(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    assert speed.page(project) == speed.NONE
+    assert benchmarks.page(project) == benchmarks.NONE
     project.studies.mkdir(parents=True)
     (project.studies / "benchmarks.json").write_text(json.dumps(RECORD))
-    page = speed.page(project)
+    page = benchmarks.page(project)
     assert "- **ensembles.train**: the book's kernel" in page
     assert "torch.func" not in page
     assert "one column does not divide exactly into the other" in page
@@ -58,8 +58,8 @@ def test_the_speed_of_adapters_comes_from_its_own_record(tmp_path: Path) -> None
     top = {"to all layers": 151.2, "to the last layer": 31.4}
     measured = {"adapters in a batch": many, "cached top layer": top}
     (project.results / "lora-speed.json").write_text(json.dumps({**RECORD, "measured": measured}))
-    page = speed.page(project)
-    assert page.startswith(speed.NONE)
+    page = benchmarks.page(project)
+    assert page.startswith(benchmarks.NONE)
     for part in (
         "all 96 replicas of a group",
         "| 4.81 |",
@@ -76,7 +76,7 @@ def test_the_committed_record_has_all_peers_in_both_shapes() -> None:
     assert [shape["shape"] for shape in record["shapes"]] == ["A", "B"]
     for shape in record["shapes"]:
         named = " ".join(shape["networks per second"])
-        assert shape["networks per second"].keys() <= speed.PEERS.keys()
+        assert shape["networks per second"].keys() <= benchmarks.PEERS.keys()
         assert all(peer in named for peer in ("ensembles.train", "JAX", "one batch", "loop of modules"))
     assert record["commit"]
-    assert "## Shape A" in speed.page(Project(ROOT))
+    assert "## Shape A" in benchmarks.page(Project(ROOT))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutil.stats import LEVEL, bootstrap, summary, wilson
+from ncutil.evidence.stats import LEVEL, bootstrap, summary, wilson
 
 Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 

@@ -1,6 +1,5 @@
 """Long studies: what is finished is kept, blocks add up, and the committed tables are those of the studies."""
 
-import ast
 import gzip
 import json
 import os
@@ -23,10 +22,12 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncutil import chsh, ensembles, lanes, ncnet, sweeps
-from ncutil.__main__ import main
-from ncutil.press.project import Project
-from ncutil.press.skip import imported_modules
+from ncpress.__main__ import main
+from ncpress.project import Project
+from ncutil.bell import chsh, ncnet
+from ncutil.ground.staleness import imported
+from ncutil.studies import phase_diagrams
+from ncutil.training import _vectors, ensembles
 
 BLOCKS = [{"part": part} for part in range(5)]
 
@@ -46,20 +47,20 @@ def test_a_study_that_broke_off_does_only_the_rest(tmp_path, pool):
         done.append(part)
         return pd.DataFrame({"kind": ["even", "odd"], "runs": [part, 1]})
 
-    study = sweeps.Study(measure, BLOCKS, ["kind"])
+    study = phase_diagrams.Study(measure, BLOCKS, ["kind"])
     with pytest.raises(RuntimeError, match="out of power"):
-        sweeps.run(study, tmp_path, pool)
+        phase_diagrams.run(study, tmp_path, pool)
     assert done[:3] == [0, 1, 2]
     assert all((tmp_path / f"part={k}.csv.gz").exists() for k in done)
     (tmp_path / "part=3.csv.gz.part").write_bytes(b"half a block")
     broken.clear()
     seen = []
-    tables, _ = sweeps.run(study, tmp_path, pool, lambda *progress: seen.append(progress))
+    tables, _ = phase_diagrams.run(study, tmp_path, pool, lambda *progress: seen.append(progress))
     assert sorted(done) == [0, 1, 2, 3, 4]
     assert tables[""].to_dict("records") == [{"kind": "even", "runs": 10}, {"kind": "odd", "runs": 5}]
     assert seen[-1] == (5, 5)
     assert seen[0][0] >= 3
-    sweeps.run(sweeps.Study(None, BLOCKS, ["kind"]), tmp_path, pool)
+    phase_diagrams.run(phase_diagrams.Study(None, BLOCKS, ["kind"]), tmp_path, pool)
 
 
 STOPPED = """
@@ -76,14 +77,14 @@ def measure(part):
     return pd.DataFrame({"all": [0], "runs": [part]})
 
 if __name__ == "__main__":
-    from ncutil import sweeps
-    from ncutil.__main__ import main
-    from ncutil.press.project import Project
+    from ncutil.studies import phase_diagrams
+    from ncpress.__main__ import main
+    from ncpress.project import Project
 
     project = Project(here)
     project.build.mkdir(exist_ok=True)
     Project.find = lambda: project
-    sweeps.STUDIES["tiny"] = sweeps.Study(measure, [{"part": part} for part in range(9)], ["all"])
+    phase_diagrams.STUDIES["tiny"] = phase_diagrams.Study(measure, [{"part": part} for part in range(9)], ["all"])
     main(["sweep", "tiny", "--jobs", "2"])
 """
 
@@ -151,15 +152,15 @@ def test_a_damaged_block_is_named_and_done_again(tmp_path, pool, damage):
         done.append(part)
         return pd.DataFrame({"all": [0], "runs": [part]})
 
-    study = sweeps.Study(measure, BLOCKS, ["all"])
-    whole, _ = sweeps.run(study, tmp_path, pool, say=said.append)
+    study = phase_diagrams.Study(measure, BLOCKS, ["all"])
+    whole, _ = phase_diagrams.run(study, tmp_path, pool, say=said.append)
     path = tmp_path / "part=1.csv.gz"
     if isinstance(damage, str):
         text = gzip.decompress(path.read_bytes()).decode()
         text = text.replace("all", "other") if damage == "other columns" else text.partition("\n")[2]
         damage = gzip.compress(text.encode())
     path.write_bytes(path.read_bytes()[:damage] if isinstance(damage, int) else damage)
-    again, _ = sweeps.run(study, tmp_path, pool, say=said.append)
+    again, _ = phase_diagrams.run(study, tmp_path, pool, say=said.append)
     assert said == ["part=1.csv.gz cannot be read and is done again"]
     assert done == [0, 1, 2, 3, 4, 1]
     pd.testing.assert_frame_equal(again[""], whole[""])
@@ -167,55 +168,55 @@ def test_a_damaged_block_is_named_and_done_again(tmp_path, pool, damage):
 
 def test_a_worker_with_other_code_is_refused(tmp_path, pool, monkeypatch):
     asked = []
-    monkeypatch.setattr(sweeps, "_loaded", lambda: asked.append(0) or f"version {len(asked)}")
+    monkeypatch.setattr(phase_diagrams, "_loaded", lambda: asked.append(0) or f"version {len(asked)}")
     with pytest.raises(ValueError, match="a worker has other code or libraries: version"):
-        sweeps.run(sweeps.Study(None, BLOCKS, ["all"]), tmp_path, pool)
+        phase_diagrams.run(phase_diagrams.Study(None, BLOCKS, ["all"]), tmp_path, pool)
 
 
 def test_the_time_of_blocks_done_before_counts(tmp_path, pool, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(sweeps.time, "process_time", lambda: next(clock) ** 2)
+    monkeypatch.setattr(phase_diagrams.time, "process_time", lambda: next(clock) ** 2)
     blocks = [{"part": part} for part in range(3)]
 
     def measure(part):
         return pd.DataFrame({"all": [0], "runs": [part]})
 
-    _, first = sweeps.run(sweeps.Study(measure, blocks[:2], ["all"]), tmp_path, pool)
+    _, first = phase_diagrams.run(phase_diagrams.Study(measure, blocks[:2], ["all"]), tmp_path, pool)
     assert first == 1 + 5
-    tables, both = sweeps.run(sweeps.Study(measure, blocks, ["all"]), tmp_path, pool)
+    tables, both = phase_diagrams.run(phase_diagrams.Study(measure, blocks, ["all"]), tmp_path, pool)
     assert both == 1 + 5 + 9
     assert tables[""].runs.tolist() == [3]
 
 
 def test_blocks_belong_to_the_code_the_libraries_and_the_seed_that_made_them(monkeypatch, tmp_path):
-    now = sweeps.version()
-    monkeypatch.setattr(sweeps, "SEED", 1)
-    seeded = sweeps.version()
+    now = phase_diagrams.version()
+    monkeypatch.setattr(phase_diagrams, "SEED", 1)
+    seeded = phase_diagrams.version()
     monkeypatch.undo()
     changed = tmp_path / "lanes.py"
-    changed.write_bytes(Path(lanes.__file__).read_bytes() + b"# another version")
-    monkeypatch.setattr(lanes, "__file__", str(changed))
-    changed = sweeps.version()
+    changed.write_bytes(Path(_vectors.__file__).read_bytes() + b"# another version")
+    monkeypatch.setattr(_vectors, "__file__", str(changed))
+    changed = phase_diagrams.version()
     monkeypatch.undo()
-    monkeypatch.setattr(lanes.llvmlite, "__version__", "another")
-    assert len({now, seeded, changed, sweeps.version()}) == 4
+    monkeypatch.setattr(_vectors.llvmlite, "__version__", "another")
+    assert len({now, seeded, changed, phase_diagrams.version()}) == 4
 
 
 def test_the_version_covers_every_source_that_a_study_reaches(monkeypatch):
-    reached, waiting, read = set(), {"ncutil.sweeps"}, set()
+    reached, waiting, read = set(), {"ncutil.studies.phase_diagrams"}, set()
     while waiting:
         name = waiting.pop()
         path = ROOT / f"{name.replace('.', '/')}.py"
         if path.is_file() and name not in reached:
             reached.add(name)
-            waiting |= imported_modules(ast.parse(path.read_text()))
+            waiting |= imported(path.read_text())
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(f"ncutil.{path.stem}") or b"")
-    sweeps.version()
+    phase_diagrams.version()
     assert read == reached
 
 
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, pool, monkeypatch):
-    monkeypatch.setattr(sweeps, "IN_HAND", 2)
+    monkeypatch.setattr(phase_diagrams, "IN_HAND", 2)
     bits = ncnet.corners(4)
 
     def measure(first):
@@ -225,9 +226,9 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, pool, monkeypa
         return pd.DataFrame({"key": range(4000), "runs": right.sum()})
 
     def peak(blocks):
-        study = sweeps.Study(measure, [{"first": k} for k in range(blocks)], ["key"])
+        study = phase_diagrams.Study(measure, [{"first": k} for k in range(blocks)], ["key"])
         tracemalloc.start()
-        sweeps.run(study, tmp_path / str(blocks), pool)
+        phase_diagrams.run(study, tmp_path / str(blocks), pool)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -239,7 +240,7 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, pool, monkeypa
 @given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(-5, 5)), max_size=6), min_size=1, max_size=4))
 def test_adding_up_is_a_grouped_sum(parts):
     tables = [pd.DataFrame(part, columns=["key", "runs"]) for part in parts]
-    total = sweeps.add(tables, ["key"])
+    total = phase_diagrams.add(tables, ["key"])
     expected = pd.concat(tables).groupby("key").runs.sum()
     assert dict(zip(total.key, total.runs, strict=True)) == expected.to_dict()
 
@@ -247,7 +248,7 @@ def test_adding_up_is_a_grouped_sum(parts):
 def test_means_are_those_of_the_runs():
     frame = ncnet.per_run(ncnet.experiment([3], 50, seed=1, steps=300)).assign(width=3)
     frame = frame.assign(restarts=1)
-    row = sweeps.means(sweeps.reduced(frame, ["width", "restarts"])).iloc[0]
+    row = phase_diagrams.means(phase_diagrams.reduced(frame, ["width", "restarts"])).iloc[0]
     gap = frame.s - frame.s0
     ends = 1.959964 * np.array([-1, 1]) / np.sqrt(50)
     assert row.runs == row.units == 50
@@ -267,17 +268,17 @@ def test_runs_that_have_something_in_common_are_one_unit():
     rng = np.random.default_rng(0)
     s = np.repeat(rng.normal(size=30), 4) + 0.1 * rng.normal(size=120)
     frame = pd.DataFrame({"run": range(120), "s": s, "s0": 0.0, "delta": 0.0, "measure": 0.0, "key": 1})
-    row = sweeps.means(sweeps.reduced(frame, ["key"], alike=4)).iloc[0]
+    row = phase_diagrams.means(phase_diagrams.reduced(frame, ["key"], alike=4)).iloc[0]
     of_units = s.reshape(30, 4).mean(1)
     assert row.units == pytest.approx(30)
     assert row.s == pytest.approx(s.mean())
     np.testing.assert_allclose(row.high - row.s, 1.959964 * of_units.std(ddof=1) / np.sqrt(30), rtol=1e-6)
-    alone = sweeps.means(sweeps.reduced(frame, ["key"])).iloc[0]
+    alone = phase_diagrams.means(phase_diagrams.reduced(frame, ["key"])).iloc[0]
     assert row.high - row.s > 1.8 * (alone.high - alone.s)
 
 
 def test_data_counts_subsets_and_not_runs():
-    table = sweeps._data(2, 6, 16)
+    table = phase_diagrams._data(2, 6, 16)
     single = table[table.restarts == 1]
     np.testing.assert_allclose(single[["runs", "units"]], [[16, 4]] * 2)
     assert (table[table.restarts == 4][["runs", "units"]] == 4).all(axis=None)
@@ -288,32 +289,34 @@ def test_written_sums_give_back_the_variance(tmp_path):
     s = np.full(runs, 2.0)
     s[0] = 2.125
     frame = pd.DataFrame({"run": range(runs), "s": s, "s0": 2.0, "delta": 0.0, "measure": 0.0, "key": 1})
-    (path,) = sweeps.write({"": sweeps.reduced(frame, ["key"])}, "tiny", tmp_path)
-    row = sweeps.means(pd.read_csv(path)).iloc[0]
+    (path,) = phase_diagrams.write({"": phase_diagrams.reduced(frame, ["key"])}, "tiny", tmp_path)
+    row = phase_diagrams.means(pd.read_csv(path)).iloc[0]
     assert row.high - row.s == pytest.approx(1.959964 * s.std(ddof=1) / np.sqrt(runs), rel=1e-3)
 
 
 def test_blocks_of_runs_are_the_runs_of_one_ensemble():
-    keys = sweeps.STUDIES["distribution"].keys
-    parts = [sweeps._distribution(3, first, 40) for first in (0, 40)]
-    pd.testing.assert_frame_equal(sweeps.add(parts, keys), sweeps.add([sweeps._distribution(3, 0, 80)], keys))
+    keys = phase_diagrams.STUDIES["distribution"].keys
+    parts = [phase_diagrams._distribution(3, first, 40) for first in (0, 40)]
+    pd.testing.assert_frame_equal(
+        phase_diagrams.add(parts, keys), phase_diagrams.add([phase_diagrams._distribution(3, 0, 80)], keys)
+    )
     table = parts[0][parts[0].restarts == 1]
-    runs = ncnet.per_run(ncnet.experiment([3], 40, seed=sweeps.SEED))
+    runs = ncnet.per_run(ncnet.experiment([3], 40, seed=phase_diagrams.SEED))
     assert table.runs.sum() == 40
     np.testing.assert_allclose((table.s * table.runs).sum(), runs.s.sum())
     np.testing.assert_allclose(table.s0.sum(), runs.s0.sum())
 
 
 def test_parity_keeps_each_run():
-    blocks = [sweeps._parity(2, width, 12) for width in (2, 3)]
-    tables = sweeps._by_run(sweeps.add(blocks, sweeps.STUDIES["parity"].keys))
+    blocks = [phase_diagrams._parity(2, width, 12) for width in (2, 3)]
+    tables = phase_diagrams._by_run(phase_diagrams.add(blocks, phase_diagrams.STUDIES["parity"].keys))
     sums = tables[""]
     assert sums[["width", "restarts", "runs", "units"]].to_numpy().tolist() == [
         [width, k, 12 // k, 12 // k] for width in (2, 3) for k in (1, 4)
     ]
     each = tables["runs"].set_index(["bits", "width"])
     for width in (2, 3):
-        trained = ncnet.train(width, 12, seed=sweeps.SEED, inputs="shared", steps=3000, rate=0.02)
+        trained = ncnet.train(width, 12, seed=phase_diagrams.SEED, inputs="shared", steps=3000, rate=0.02)
         s = ncnet.per_run(trained.frame()).s
         np.testing.assert_array_equal(each.loc[(2, width)], s)
         row = sums[(sums.width == width) & (sums.restarts == 1)].iloc[0]
@@ -324,7 +327,7 @@ def test_quadruples_are_composed_of_their_contexts():
     rng = np.random.default_rng(0)
     a, b = rng.choice([-1.0, 1.0], (2, 3, 16, 16, 8))
     moments = (a * b).mean(-1), a.mean(-1), b.mean(-1)
-    table = sweeps._quadruples(*moments).set_index(["a1", "a2", "b1", "b2", "minus"])
+    table = phase_diagrams._quadruples(*moments).set_index(["a1", "a2", "b1", "b2", "minus"])
     for a1, a2, b1, b2, minus in ((0, 1, 2, 3, 3), (4, 15, 0, 9, 0), (6, 9, 3, 6, 2)):
         here = np.ix_(range(3), [a1, a2], [b1, b2])
         c, mean_a, mean_b = (moment[here] for moment in moments)
@@ -344,8 +347,8 @@ def test_quadruples_are_composed_of_their_contexts():
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
 def test_that_both_hold_is_found_only_where_each_is(pairs):
     p, q = np.array(pairs).T ** 3
-    both = sweeps.found(np.maximum(p, q))
-    assert not (both & ~(sweeps.found(p) & sweeps.found(q))).any()
+    both = phase_diagrams.found(np.maximum(p, q))
+    assert not (both & ~(phase_diagrams.found(p) & phase_diagrams.found(q))).any()
 
 
 def test_a_share_of_luck_is_what_was_asked_for():
@@ -356,8 +359,8 @@ def test_a_share_of_luck_is_what_was_asked_for():
         # A tenth of a thousand has both; of the rest every one has one of the two.
         real = np.zeros((2, 1000), bool)
         real[:, :100], real[0, 100:550], real[1, 550:] = True, True, True
-        p, q = sweeps.luck(rng.normal(size=real.shape) + 4.0 * real, np.ones(real.shape))
-        for hit in (sweeps.found(np.maximum(p, q)), sweeps.found(p) & sweeps.found(q)):
+        p, q = phase_diagrams.luck(rng.normal(size=real.shape) + 4.0 * real, np.ones(real.shape))
+        for hit in (phase_diagrams.found(np.maximum(p, q)), phase_diagrams.found(p) & phase_diagrams.found(q)):
             shares.append((hit & ~real.all(0)).sum() / hit.sum())
     ours, overlap = np.reshape(shares, (-1, 2)).mean(0)
     assert ours <= 0.05 < overlap
@@ -365,9 +368,9 @@ def test_a_share_of_luck_is_what_was_asked_for():
 
 @pytest.mark.parametrize("inputs", ncnet.INPUTS)
 def test_a_quadruple_of_the_search_is_the_experiment_of_chapter_2(inputs):
-    table = sweeps._tasks(inputs, 2, 0, runs=4, restarts=2, piece=2)
-    alike = ncnet.train(2, 8, seed=sweeps.SEED, inputs=inputs)
-    first, xor = sweeps.NAMES.index("a"), sweeps.NAMES.index("xor")
+    table = phase_diagrams._tasks(inputs, 2, 0, runs=4, restarts=2, piece=2)
+    alike = ncnet.train(2, 8, seed=phase_diagrams.SEED, inputs=inputs)
+    first, xor = phase_diagrams.NAMES.index("a"), phase_diagrams.NAMES.index("xor")
     for restarts, runs in ((1, ncnet.per_run(alike.frame()).iloc[::2]), (2, ncnet.per_run(alike.best_of(2).frame()))):
         here = table[(table.restarts == restarts) & (table.a1 == first) & (table.a2 == xor)]
         row = here[(here.b1 == first) & (here.b2 == xor) & (here.minus == 3)].iloc[0]
@@ -377,10 +380,16 @@ def test_a_quadruple_of_the_search_is_the_experiment_of_chapter_2(inputs):
 def test_functions_have_their_names():
     bits = ncnet.corners(2)
     for name, task in (("xor", "xor"), ("nand", "nand"), ("a", "first"), ("or", "or"), ("nor", "nor")):
-        np.testing.assert_array_equal(sweeps.FUNCTIONS[sweeps.NAMES.index(name)], ncnet.truth_table(task))
-    np.testing.assert_array_equal(sweeps.FUNCTIONS[sweeps.NAMES.index("b or not a")], bits[:, 1] | (1 - bits[:, 0]))
-    np.testing.assert_array_equal(sweeps.FUNCTIONS[sweeps.NAMES.index("a and not b")], bits[:, 0] & (1 - bits[:, 1]))
-    assert len(set(map(tuple, sweeps.FUNCTIONS))) == len(set(sweeps.NAMES)) == 16
+        np.testing.assert_array_equal(
+            phase_diagrams.FUNCTIONS[phase_diagrams.NAMES.index(name)], ncnet.truth_table(task)
+        )
+    np.testing.assert_array_equal(
+        phase_diagrams.FUNCTIONS[phase_diagrams.NAMES.index("b or not a")], bits[:, 1] | (1 - bits[:, 0])
+    )
+    np.testing.assert_array_equal(
+        phase_diagrams.FUNCTIONS[phase_diagrams.NAMES.index("a and not b")], bits[:, 0] & (1 - bits[:, 1])
+    )
+    assert len(set(map(tuple, phase_diagrams.FUNCTIONS))) == len(set(phase_diagrams.NAMES)) == 16
 
 
 def test_the_search_counts_what_is_sure_and_ranks_what_is_there():
@@ -399,7 +408,7 @@ def test_the_search_counts_what_is_sure_and_ranks_what_is_there():
     frame = pd.DataFrame(rows)
     total = pd.concat([frame.assign(inputs="shared"), frame.assign(inputs="separate", contextual=0, measure=0.0)])
     pairs = frame.iloc[:1].assign(minus=-1, inputs="shared")
-    tables = sweeps._search(pd.concat([total, pairs]).assign(width=2, restarts=1))
+    tables = phase_diagrams._search(pd.concat([total, pairs]).assign(width=2, restarts=1))
     counts = tables["counts"].set_index("inputs").loc["shared"]
     assert counts[["quadruples", "above", "above_null_too", "above_apart", "apart", "contextual"]].tolist() == [
         *(5, 2, 1, 1, 1, 1)
@@ -417,17 +426,17 @@ def test_the_search_counts_what_is_sure_and_ranks_what_is_there():
     assert tables["contextual"][["b2", "runs", "contextual"]].to_numpy().tolist() == [[5, 200, 60]]
 
 
-@pytest.mark.parametrize("name", sweeps.STUDIES)
+@pytest.mark.parametrize("name", phase_diagrams.STUDIES)
 def test_committed_tables_are_those_of_the_study(name):
-    record = sweeps.record(name)
-    assert record["blocks"] == [dict(block) for block in sweeps.STUDIES[name].blocks]
-    assert record["seed"] == sweeps.SEED
+    record = phase_diagrams.record(name)
+    assert record["blocks"] == [dict(block) for block in phase_diagrams.STUDIES[name].blocks]
+    assert record["seed"] == phase_diagrams.SEED
     assert record["commit"]
     assert not record["modified"]
     assert record["processor_seconds"] > 0
     assert "llvmlite" in record["versions"]
     assert "numba" not in record["versions"]
-    table = sweeps.table("tasks-pairs" if name == "tasks" else name)
+    table = phase_diagrams.table("tasks-pairs" if name == "tasks" else name)
     assert table.runs.min() >= 1
 
 
@@ -436,7 +445,7 @@ def test_committed_tables_are_small():
 
 
 def test_the_committed_distribution_holds_every_run():
-    table = sweeps.table("distribution")
+    table = phase_diagrams.table("distribution")
     runs = table.groupby(["width", "restarts"]).runs.sum()
     assert runs[3, 1] == 100_000
     assert runs[3, 4] == 25_000
@@ -444,14 +453,14 @@ def test_the_committed_distribution_holds_every_run():
 
 
 def test_the_committed_runs_of_parity_are_those_of_its_sums():
-    each = sweeps.table("parity-runs").set_index(["bits", "width"])
-    sums = sweeps.table("parity").query("restarts == 1").set_index(["bits", "width"])
+    each = phase_diagrams.table("parity-runs").set_index(["bits", "width"])
+    sums = phase_diagrams.table("parity").query("restarts == 1").set_index(["bits", "width"])
     assert each.shape == (len(sums), sums.runs.iloc[0])
     np.testing.assert_allclose(each.sum(axis=1).loc[sums.index], sums.s, rtol=1e-9)
 
 
 def test_the_search_is_over_all_quadruples_and_its_winners_are_the_first():
-    best, counts = sweeps.table("tasks-best"), sweeps.table("tasks-counts")
+    best, counts = phase_diagrams.table("tasks-best"), phase_diagrams.table("tasks-counts")
     assert (counts.quadruples == 120 * 120 * 4).all()
     assert (counts.above_null_too <= counts.above).all()
     assert (counts.above_apart <= np.minimum(counts.above, counts.apart)).all()
@@ -461,7 +470,7 @@ def test_the_search_is_over_all_quadruples_and_its_winners_are_the_first():
         assert group["rank"].tolist() == list(range(1, 11))
         assert group[chosen_by].is_monotonic_decreasing
         assert group[chosen_by].iloc[0] > 0
-    contextual = sweeps.table("tasks-contextual").groupby(setting).size()
+    contextual = phase_diagrams.table("tasks-contextual").groupby(setting).size()
     # The measure doesn't ask where the minus sign of S stands.
     expected = counts.set_index(setting).contextual // 4
     pd.testing.assert_series_equal(contextual, expected[expected > 0], check_names=False)
@@ -470,8 +479,8 @@ def test_the_search_is_over_all_quadruples_and_its_winners_are_the_first():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sweeps.table("nothing"), "no 'nothing.csv' among the studies; known: .*distribution.csv"),
-        (lambda: sweeps.record("nothing"), "no 'nothing.json' among the studies"),
+        (lambda: phase_diagrams.table("nothing"), "no 'nothing.csv' among the studies; known: .*distribution.csv"),
+        (lambda: phase_diagrams.record("nothing"), "no 'nothing.json' among the studies"),
     ],
 )
 def test_unknown_tables_get_one_clear_line(call, message):
@@ -488,7 +497,9 @@ def test_the_command_writes_tables_and_their_record(tmp_path, monkeypatch):
     project = Project(tmp_path)
     project.build.mkdir()
     monkeypatch.setattr(Project, "find", lambda: project)
-    monkeypatch.setattr(sweeps, "STUDIES", {"tiny": sweeps.Study(_tiny, BLOCKS, ["all"], lambda t: {"": t, "more": t})})
+    monkeypatch.setattr(
+        phase_diagrams, "STUDIES", {"tiny": phase_diagrams.Study(_tiny, BLOCKS, ["all"], lambda t: {"": t, "more": t})}
+    )
     # Blocks of other code are neither added up nor in the way.
     other = project.build / "sweeps" / "tiny-of-other-code" / "part=0.csv.gz"
     other.parent.mkdir(parents=True)
@@ -513,7 +524,7 @@ def test_a_dask_cluster_does_the_blocks_one_thread_each(tmp_path, monkeypatch):
     options = {"n_workers": 1, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
     with (
         distributed.LocalCluster(**options) as cluster,
-        sweeps.workers(1, cluster.scheduler_address) as pool,
+        phase_diagrams.workers(1, cluster.scheduler_address) as pool,
     ):
-        tables, _ = sweeps.run(sweeps.Study(_tiny, BLOCKS[:2], ["all"]), tmp_path, pool)
+        tables, _ = phase_diagrams.run(phase_diagrams.Study(_tiny, BLOCKS[:2], ["all"]), tmp_path, pool)
     assert tables[""][["threads", "runs"]].to_numpy().tolist() == [[2, 1]]

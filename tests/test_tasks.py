@@ -7,50 +7,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ncutil import lora, tasks
+from ncutil.lora import adapters, bit_tasks
 
-SENTENCES = arrays(np.int64, (5, tasks.BITS), elements=st.integers(0, 1))
+SENTENCES = arrays(np.int64, (5, bit_tasks.BITS), elements=st.integers(0, 1))
 
 
-@given(SENTENCES, st.integers(0, tasks.LANGUAGES - 1))
+@given(SENTENCES, st.integers(0, bit_tasks.LANGUAGES - 1))
 def test_bits_can_be_read_off_a_sentence(bits: np.ndarray, language: int) -> None:
-    words = tasks.speak(bits, language)
-    assert words.shape == (5, tasks.BITS + 1)
+    words = bit_tasks.speak(bits, language)
+    assert words.shape == (5, bit_tasks.BITS + 1)
     assert (words[:, 0] == 0).all()
-    number = words[:, 1:] - 1 - 2 * tasks.BITS * language
+    number = words[:, 1:] - 1 - 2 * bit_tasks.BITS * language
     for row, said in zip(bits, number, strict=True):
         told = dict(zip(said // 2, said % 2, strict=True))
-        assert [told[k] for k in range(tasks.BITS)] == row.tolist()
+        assert [told[k] for k in range(bit_tasks.BITS)] == row.tolist()
 
 
 def test_languages_share_no_word_and_no_order() -> None:
-    off = np.zeros(tasks.BITS, int)
-    words = [{*tasks.speak(off, k)[1:], *tasks.speak(1 - off, k)[1:]} for k in range(tasks.LANGUAGES)]
-    assert len(set().union(*words)) == sum(map(len, words)) == 2 * tasks.BITS * tasks.LANGUAGES
-    assert max(set().union(*words)) < tasks.Encoder().word.num_embeddings
-    orders = [tuple(tasks.speak(off, k)[1:] // 2 - tasks.BITS * k) for k in range(tasks.LANGUAGES)]
-    assert len(set(orders)) == tasks.LANGUAGES
+    off = np.zeros(bit_tasks.BITS, int)
+    words = [{*bit_tasks.speak(off, k)[1:], *bit_tasks.speak(1 - off, k)[1:]} for k in range(bit_tasks.LANGUAGES)]
+    assert len(set().union(*words)) == sum(map(len, words)) == 2 * bit_tasks.BITS * bit_tasks.LANGUAGES
+    assert max(set().union(*words)) < bit_tasks.Encoder().word.num_embeddings
+    orders = [tuple(bit_tasks.speak(off, k)[1:] // 2 - bit_tasks.BITS * k) for k in range(bit_tasks.LANGUAGES)]
+    assert len(set(orders)) == bit_tasks.LANGUAGES
 
 
-@pytest.mark.parametrize("name", sorted(tasks.GROUPS))
+@pytest.mark.parametrize("name", sorted(bit_tasks.GROUPS))
 def test_groups_are_two_by_two_and_labels_are_the_functions(name: str) -> None:
-    four = tasks.group(name, draw=3, train=200, test=100)
+    four = bit_tasks.group(name, draw=3, train=200, test=100)
     assert [len(side) for side in four] == [2, 2]
     for number, task in enumerate(task for side in four for task in side):
         function, _, rest = task.name.partition(" of ")
-        assert function == tasks.GROUPS[name][number % 2]
+        assert function == bit_tasks.GROUPS[name][number % 2]
         which = [int(k) - 1 for k in rest.split(",")[0].split("-")]
         language = number if name == "multilingual" else 0
         for inputs, labels in ((task.inputs, task.labels), (task.test_inputs, task.test_labels)):
-            number_of = np.sort(inputs[:, 1:] - 1 - 2 * tasks.BITS * language, axis=1)
+            number_of = np.sort(inputs[:, 1:] - 1 - 2 * bit_tasks.BITS * language, axis=1)
             bits = (number_of % 2)[:, which]
             expected = bits.sum(1) > 1 if function == "majority" else bits.sum(1) % 2
             assert (labels == expected).all()
 
 
-@pytest.mark.parametrize("name", sorted(tasks.GROUPS))
+@pytest.mark.parametrize("name", sorted(bit_tasks.GROUPS))
 def test_no_sentence_is_in_both_splits(name: str) -> None:
-    for side in tasks.group(name, draw=1):
+    for side in bit_tasks.group(name, draw=1):
         for task in side:
             seen, held = ({tuple(row) for row in x} for x in (task.inputs, task.test_inputs))
             assert len(seen) == len(held) == 256
@@ -59,7 +59,7 @@ def test_no_sentence_is_in_both_splits(name: str) -> None:
 
 @given(st.integers(0, 200))
 def test_hard_tasks_of_setting_2_ask_about_disjoint_bits(draw: int) -> None:
-    (a1, a2), (b1, b2) = tasks.group("mixed", draw=draw, train=4, test=4)
+    (a1, a2), (b1, b2) = bit_tasks.group("mixed", draw=draw, train=4, test=4)
     bits = [set(task.name.partition(" of ")[2].split("-")) for task in (a1, a2, b1, b2)]
     assert all(len(own) == 3 for own in bits)
     assert not bits[1] & bits[3]
@@ -67,31 +67,31 @@ def test_hard_tasks_of_setting_2_ask_about_disjoint_bits(draw: int) -> None:
 
 
 def test_groups_of_one_draw_differ_in_the_functions_only() -> None:
-    mixed, hard, easy = (tasks.group(name, draw=4) for name in ("mixed", "hard", "easy"))
+    mixed, hard, easy = (bit_tasks.group(name, draw=4) for name in ("mixed", "hard", "easy"))
     for side in (0, 1):
         for setting in (0, 1):
             one, two, three = (four[side][setting] for four in (mixed, hard, easy))
             assert len({task.name.partition(" of ")[2] for task in (one, two, three)}) == 1
             np.testing.assert_array_equal(one.inputs, two.inputs)
             np.testing.assert_array_equal(one.test_inputs, three.test_inputs)
-    other = tasks.group("mixed", draw=5)
+    other = bit_tasks.group("mixed", draw=5)
     assert (other[0][0].inputs != mixed[0][0].inputs).any()
 
 
 def test_parity_is_hard_and_majority_is_easy_for_a_linear_head_on_the_bits() -> None:
     """A majority has weight on single bits; a parity has none, whatever the sentences."""
-    bits = tasks.ncube()
+    bits = bit_tasks.ncube()
     signs = 2 * bits[:, :3] - 1
-    assert abs((2 * tasks.FUNCTIONS["majority"](bits[:, :3]) - 1) @ signs / len(bits)).min() == 0.5
-    assert abs((2 * tasks.FUNCTIONS["parity"](bits[:, :3]) - 1) @ signs).max() == 0
+    assert abs((2 * bit_tasks.FUNCTIONS["majority"](bits[:, :3]) - 1) @ signs / len(bits)).min() == 0.5
+    assert abs((2 * bit_tasks.FUNCTIONS["parity"](bits[:, :3]) - 1) @ signs).max() == 0
 
 
 @pytest.fixture(scope="module")
-def pretrained() -> tuple[tasks.Encoder, float]:
-    return tasks.pretrain(1, avoid=tasks.asked(0))
+def pretrained() -> tuple[bit_tasks.Encoder, float]:
+    return bit_tasks.pretrain(1, avoid=bit_tasks.asked(0))
 
 
-def test_pretraining_learns_its_functions(pretrained: tuple[tasks.Encoder, float]) -> None:
+def test_pretraining_learns_its_functions(pretrained: tuple[bit_tasks.Encoder, float]) -> None:
     model, accuracy = pretrained
     assert accuracy > 0.95
     assert not any(p.requires_grad for p in model.parameters())
@@ -99,13 +99,13 @@ def test_pretraining_learns_its_functions(pretrained: tuple[tasks.Encoder, float
 
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_an_encoder_is_never_pretrained_on_a_task_that_it_shall_learn(seed: int, draw: int) -> None:
-    avoid = tasks.asked(draw)
-    for name in tasks.GROUPS:
-        for task in (task for side in tasks.group(name, draw=draw, train=2, test=2) for task in side):
+    avoid = bit_tasks.asked(draw)
+    for name in bit_tasks.GROUPS:
+        for task in (task for side in bit_tasks.group(name, draw=draw, train=2, test=2) for task in side):
             function, _, rest = task.name.partition(" of ")
             bits = tuple(int(k) - 1 for k in rest.split(",")[0].split("-"))
             assert (function, bits) in avoid
-    learnt = tasks.curriculum(seed, 40, avoid)
+    learnt = bit_tasks.curriculum(seed, 40, avoid)
     assert len(learnt) == 40
     assert not avoid & set(learnt)
     assert all(len(bits) == 3 if name == "majority" else len(bits) in (2, 3) for name, bits in learnt)
@@ -114,13 +114,13 @@ def test_an_encoder_is_never_pretrained_on_a_task_that_it_shall_learn(seed: int,
 
 def test_without_that_rule_some_encoder_would_be() -> None:
     """The rule has something to do: with enough seeds, random functions meet those of the tasks."""
-    assert any(tasks.asked(0) & set(tasks.curriculum(seed)) for seed in range(20))
+    assert any(bit_tasks.asked(0) & set(bit_tasks.curriculum(seed)) for seed in range(20))
 
 
 def test_labels_of_the_curriculum_are_what_the_heads_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(tasks, "curriculum", lambda *given: seen.append(given) or [("and", (1, 4))])
-    _, accuracy = tasks.pretrain(1, seed=3, functions=1, steps=150, avoid={("or", (0, 1))})
+    monkeypatch.setattr(bit_tasks, "curriculum", lambda *given: seen.append(given) or [("and", (1, 4))])
+    _, accuracy = bit_tasks.pretrain(1, seed=3, functions=1, steps=150, avoid={("or", (0, 1))})
     assert seen == [(3, 1, {("or", (0, 1))})]
     assert accuracy > 0.95
 
@@ -129,16 +129,16 @@ def test_pretraining_is_a_function_of_its_seed() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, two, three = (tasks.pretrain(2, seed=s, functions=3, steps=3)[0] for s in (0, 0, 1))
+    one, two, three = (bit_tasks.pretrain(2, seed=s, functions=3, steps=3)[0] for s in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected)  # the reader's generator is left alone
-    x = torch.tensor(tasks.speak(np.eye(tasks.BITS, dtype=int), 1))
+    x = torch.tensor(bit_tasks.speak(np.eye(bit_tasks.BITS, dtype=int), 1))
     assert torch.equal(one(x), two(x))
     assert not torch.equal(one(x), three(x))
 
 
-def test_an_easy_task_is_learnt_sooner_than_a_hard_one(pretrained: tuple[tasks.Encoder, float]) -> None:
-    four = tasks.group("mixed", train=128, test=64)
-    frame = lora.train(pretrained[0], four, [8], [0], epochs=15)
+def test_an_easy_task_is_learnt_sooner_than_a_hard_one(pretrained: tuple[bit_tasks.Encoder, float]) -> None:
+    four = bit_tasks.group("mixed", train=128, test=64)
+    frame = adapters.train(pretrained[0], four, [8], [0], epochs=15)
     seen = frame[frame.outcomes == "train"].iloc[0]
     easy, hard = seen[["acc_a11", "acc_b11"]].mean(), seen[["acc_a22", "acc_b22"]].mean()
     assert easy > max(0.85, hard + 0.1)
@@ -146,8 +146,8 @@ def test_an_easy_task_is_learnt_sooner_than_a_hard_one(pretrained: tuple[tasks.E
 
 def test_encoder_reads_its_last_layer_at_the_mark_only_and_exactly() -> None:
     torch.manual_seed(0)
-    model = tasks.Encoder()
-    x = torch.tensor(tasks.speak(np.eye(tasks.BITS, dtype=int)))
+    model = bit_tasks.Encoder()
+    x = torch.tensor(bit_tasks.speak(np.eye(bit_tasks.BITS, dtype=int)))
     states = model.norm(model.word(x) + model.place)
     for block in model.blocks:
         states = block(states, slice(None))
@@ -157,19 +157,19 @@ def test_encoder_reads_its_last_layer_at_the_mark_only_and_exactly() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tasks.group("medium"), "unknown group 'medium'; known: mixed, hard, easy, multilingual"),
-        (lambda: tasks.group("hard", train=1000, test=100), "there are 1024 sentences; cannot train on 1000"),
-        (lambda: tasks.group("hard", test=0), "test is a whole number from 1; got 0"),
-        (lambda: tasks.group("hard", train=2.5), "train is a whole number from 1; got 2.5"),
-        (lambda: tasks.group("hard", draw=-1), "draw is a whole number from 0; got -1"),
-        (lambda: tasks.pretrain(1, functions=0), "functions is a whole number from 1; got 0"),
-        (lambda: tasks.speak([0, 1]), r"says 10 bits, 0 or 1 each; got shape \(2,\)"),
-        (lambda: tasks.speak([2] * 10), "0 or 1 each"),
-        (lambda: tasks.speak([0] * 10, 4), "languages are 0 to 3; got 4"),
-        (lambda: tasks.pretrain(0), "languages is a whole number from 1; got 0"),
-        (lambda: tasks.pretrain(5), "1 to 4 languages; got 5"),
-        (lambda: tasks.Task("x", np.zeros((3, 2)), np.zeros(2), np.zeros((3, 2)), np.zeros(3)), "a label each"),
-        (lambda: tasks.Task("x", np.zeros((3, 2)), np.full(3, 2), np.zeros((3, 2)), np.zeros(3)), "labels 0 and 1"),
+        (lambda: bit_tasks.group("medium"), "unknown group 'medium'; known: mixed, hard, easy, multilingual"),
+        (lambda: bit_tasks.group("hard", train=1000, test=100), "there are 1024 sentences; cannot train on 1000"),
+        (lambda: bit_tasks.group("hard", test=0), "test is a whole number from 1; got 0"),
+        (lambda: bit_tasks.group("hard", train=2.5), "train is a whole number from 1; got 2.5"),
+        (lambda: bit_tasks.group("hard", draw=-1), "draw is a whole number from 0; got -1"),
+        (lambda: bit_tasks.pretrain(1, functions=0), "functions is a whole number from 1; got 0"),
+        (lambda: bit_tasks.speak([0, 1]), r"says 10 bits, 0 or 1 each; got shape \(2,\)"),
+        (lambda: bit_tasks.speak([2] * 10), "0 or 1 each"),
+        (lambda: bit_tasks.speak([0] * 10, 4), "languages are 0 to 3; got 4"),
+        (lambda: bit_tasks.pretrain(0), "languages is a whole number from 1; got 0"),
+        (lambda: bit_tasks.pretrain(5), "1 to 4 languages; got 5"),
+        (lambda: bit_tasks.Task("x", np.zeros((3, 2)), np.zeros(2), np.zeros((3, 2)), np.zeros(3)), "a label each"),
+        (lambda: bit_tasks.Task("x", np.zeros((3, 2)), np.full(3, 2), np.zeros((3, 2)), np.zeros(3)), "labels 0 and 1"),
     ],
 )
 def test_bad_input(call, message: str) -> None:

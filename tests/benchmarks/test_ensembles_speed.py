@@ -28,7 +28,7 @@ import pytest
 from llvmlite import ir
 from scipy.stats import ks_2samp
 
-from ncutil import ensembles
+from ncutil.training import ensembles
 
 BITS = np.array(list(product([0, 1], repeat=4)))
 PAIR = BITS[:, :2]
@@ -422,11 +422,13 @@ def main() -> None:
     """Write the table that the book shows, with the record of its run."""
     from datetime import UTC, datetime
 
-    from ncutil.press import run as press
+    from ncpress import execution as press
+    from ncutil.ground import staleness
+    from ncutil.ground.files import write_json
 
     root, rounds = Path(__file__).parents[2], int(sys.argv[1]) if len(sys.argv) > 1 else 3
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    context = {**press.commit(root), "versions": press.versions()}
+    context = {**press.commit(root), "versions": staleness.versions()}
     for package in ("jax", "jaxlib", "llvmlite", "torch"):
         context["versions"][package] = metadata.version(package)
     results = []
@@ -443,7 +445,7 @@ def main() -> None:
         "shapes": results,
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    press.write_json(RESULT, record)
+    write_json(RESULT, record)
 
 
 if __name__ == "__main__":

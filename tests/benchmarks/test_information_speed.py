@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from ncutil.information import binned, kde_bounds
+from ncutil.neurashed.information import binned, kde_bounds
 
 EDGES = np.linspace(-1, 1, 31)
 LAYER = np.tanh(np.random.default_rng(0).normal(size=(4096, 10)))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncutil import lora, tasks
+from ncutil.lora import adapters, bit_tasks
 
 RANKS, SEEDS = [1, 2, 4, 8, 16, 32], [0, 1, 2, 3, 4, 5]
 EPOCHS = 6
@@ -29,7 +29,7 @@ SAMPLED = [(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (5, 1)]
 APART = 1e-3
 """How far losses may be apart, in nats: single precision rounds, and Adam makes it larger."""
 
-REPLICAS = len(RANKS) * len(lora.CONTEXTS) * len(SEEDS)
+REPLICAS = len(RANKS) * len(adapters.CONTEXTS) * len(SEEDS)
 
 RESULT = Path(__file__).parents[2] / "book" / "results" / "lora-speed.csv"
 
@@ -46,18 +46,18 @@ def compare(rounds: int = 3) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        encoder = tasks.pretrain(1, avoid=tasks.asked(0), steps=100)[0]
-        four = tasks.group("mixed")
-        lora.losses_peft(encoder, four, 1, 0, 0, epochs=1)
-        lora.train(encoder, four, RANKS, SEEDS, epochs=1)
+        encoder = bit_tasks.pretrain(1, avoid=bit_tasks.asked(0), steps=100)[0]
+        four = bit_tasks.group("mixed")
+        adapters.losses_peft(encoder, four, 1, 0, 0, epochs=1)
+        adapters.train(encoder, four, RANKS, SEEDS, epochs=1)
         found: dict[str, list[float]] = {"group": [], "one core": [], "peft": []}
         for turn in range(rounds):
-            found["group"].append(seconds(lambda: lora.train(encoder, four, RANKS, SEEDS, epochs=EPOCHS))[0])
-            took, ours = seconds(lambda: lora.losses(encoder, four, RANKS, SEEDS[0], epochs=EPOCHS))
+            found["group"].append(seconds(lambda: adapters.train(encoder, four, RANKS, SEEDS, epochs=EPOCHS))[0])
+            took, ours = seconds(lambda: adapters.losses(encoder, four, RANKS, SEEDS[0], epochs=EPOCHS))
             found["one core"].append(took)
             for k, context in SAMPLED[turn % 2 :: 2]:
                 took, theirs = seconds(
-                    lambda k=k, c=context: lora.losses_peft(encoder, four, RANKS[k], c, SEEDS[0], epochs=EPOCHS)
+                    lambda k=k, c=context: adapters.losses_peft(encoder, four, RANKS[k], c, SEEDS[0], epochs=EPOCHS)
                 )
                 found["peft"].append(took)
                 np.testing.assert_allclose(ours[:, k, context], theirs, rtol=0, atol=APART)
@@ -67,7 +67,7 @@ def compare(rounds: int = 3) -> dict[str, Any]:
     return {
         "replicas": REPLICAS,
         "losses apart, at most": APART,
-        "seconds, lora.train, whole group": each["group"],
+        "seconds, adapters.train, whole group": each["group"],
         "seconds, one seed on one core": each["one core"],
         "seconds, one replica with peft": each["peft"],
         "whole group": REPLICAS * each["peft"] / each["group"],
@@ -96,11 +96,13 @@ def main() -> None:
     import pandas as pd
     import test_texts_speed as texts
 
-    from ncutil.press import run as press
+    from ncpress import execution as press
+    from ncutil.ground import staleness
+    from ncutil.ground.files import write_json
 
     root = Path(__file__).parents[2]
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    context = {**press.commit(root), "versions": press.versions()}
+    context = {**press.commit(root), "versions": staleness.versions()}
     for package in ("peft", "torch", "transformers"):
         context["versions"][package] = metadata.version(package)
     many, top = compare(), texts.compare()
@@ -126,12 +128,12 @@ def main() -> None:
         "parameters": {"ranks": RANKS, "seeds": SEEDS, "epochs": EPOCHS, "sampled": SAMPLED, "texts": texts.SIZE},
         **context,
         "processor": press.processor(),
-        "cores": lora._cores(),
+        "cores": adapters._cores(),
         "started": started,
         "seconds": round(time.monotonic() - clock, 2),
         "measured": {"adapters in a batch": many, "cached top layer": top},
     }
-    press.write_json(RESULT.with_suffix(".json"), record)
+    write_json(RESULT.with_suffix(".json"), record)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, cli, copy_project
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ncutil.press.project import Project
+from ncpress.project import Project
 
 CHAPTERS = sorted(Project(ROOT).chapters)
 

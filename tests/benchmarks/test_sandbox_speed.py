@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ncutil.press import sandbox
-from ncutil.press.sandbox import NONE, Limits, NoSandboxError
+from ncclass.sandbox import isolation
+from ncclass.sandbox.isolation import NONE, Limits, NoSandboxError
 
 PROGRAMS = {
     "nothing": ["-S", "-c", "pass"],
-    "runner": ["-c", "import ncutil.press.classroom.runner, IPython.core.interactiveshell"],
+    "runner": ["-c", "import ncclass.runner, IPython.core.interactiveshell"],
     "plot": ["-c", "import matplotlib.pyplot, pandas"],
 }
 
@@ -21,7 +21,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_start(benchmark: BenchmarkFixture, tmp_path: Path, program: str) -> None:
     try:
-        tool = sandbox.find_sandbox()
+        tool = isolation.find_sandbox()
     except NoSandboxError as error:
         pytest.skip(str(error))
     folder = tmp_path / "folder"
@@ -30,7 +30,7 @@ def test_start(benchmark: BenchmarkFixture, tmp_path: Path, program: str) -> Non
     def start(tool: str) -> float:
         clock = time.perf_counter()
         # As grading does: the list of fonts goes in with the files; here the first run leaves it for the others.
-        ended = sandbox.run(
+        ended = isolation.run(
             [sys.executable, *PROGRAMS[program]],
             folder,
             limits=Limits(),

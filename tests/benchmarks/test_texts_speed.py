@@ -11,8 +11,8 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from ncutil.texts import Split
-from ncutil.toplayer import SETTINGS, TopLayer, frozen_states
+from ncutil.lora.text_tasks import Split
+from ncutil.lora.top_layer import SETTINGS, TopLayer, frozen_states
 
 RANKS, ALPHAS, BATCH, LENGTH, STEPS, RATE = [1, 2, 4, 8, 16, 32], [2.0] * 6, 16, 40, 5, 1e-3
 EXAMPLES = BATCH * STEPS

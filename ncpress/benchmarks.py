@@ -1,0 +1,124 @@
+"""The page of benchmarks, made from the records that the benchmarks wrote.
+
+Of the ensembles that is `book/studies/benchmarks.json`, of the LoRA study `book/results/lora-speed.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ncpress.markup import code, literal
+from ncpress.project import Project
+
+NONE = "No benchmark is recorded: `python tests/benchmarks/test_ensembles_speed.py` writes one."
+
+PEERS = {
+    "ensembles.train": "the book's kernel, sixteen networks to a vector, all steps of these before the next",
+    "JAX, vmap + scan + jit": "one network as a function, `vmap` over networks, `scan` over steps, `jit` around, on "
+    "all cores",
+    "PyTorch, one batch by hand": "the member axis first, forward and backward as batched products, without autograd, "
+    "on all cores",
+    "PyTorch, one batch": "`ensembles.train_reference`, the member axis first, autograd, on all cores",
+    "PyTorch, torch.func": "one network's loss as a function, its gradient by `torch.func.grad`, `vmap` over networks, "
+    "on all cores",
+    "PyTorch, loop of modules": "a module, an optimiser and a loop, on one core, a few networks timed one after the "
+    "other",
+    "PyTorch, one batch on a GPU": "the same as in one batch, on a GPU",
+}
+"""What each peer is, by the label that the benchmark gives it."""
+
+
+def page(project: Project) -> str:
+    """What the peers are, a table for each shape and the record of the run; then the same of the LoRA study."""
+    path = project.studies / "benchmarks.json"
+    parts = [NONE]
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        met = {label for shape in record["shapes"] for label in shape["networks per second"]}
+        peers = "\n".join(f"- **{label}**: {what}." for label, what in PEERS.items() if label in met)
+        parts = [peers, *(_shape(shape) for shape in record["shapes"]), _made(record)]
+    return "\n\n".join([*parts, *_lora(project.results / "lora-speed.json")])
+
+
+def _lora(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    many, top = record["measured"]["adapters in a batch"], record["measured"]["cached top layer"]
+    lines = [
+        "| what is trained | against | times as fast |",
+        "|---|---|---:|",
+        f"| all {many['replicas']} replicas of a group, `lora.train` on all cores | the loop, on one core | "
+        f"{_digits(many['whole group'])} |",
+        f"| one seed of it, on one core | the loop, on one core | {_digits(many['one core'])} |",
+        f"| the cached last layer, a seed at once | peft on the same layer | {_digits(top['to the last layer'])} |",
+        f"| the cached last layer, a seed at once | peft on all layers | {_digits(top['to all layers'])} |",
+    ]
+    return [
+        "(benchmarks-lora)=\n## Adapters",
+        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop is over peft models: it "
+        "trains the same replicas one after the other; some of them are timed and the sum is scaled. Losses are "
+        f"{many['losses apart, at most']:g} nats apart at most.",
+        "\n".join(lines),
+        _made(record),
+    ]
+
+
+def _shape(shape: Mapping[str, Any]) -> str:
+    patterns, bits = shape["inputs"]
+    heads = "one head" if shape["heads"] == 1 else f"{shape['heads']} heads"
+    optimizer = {"adam": "Adam", "sgd": "SGD"}[shape["optimizer"]]
+    lines = [
+        f"## Shape {shape['shape']}",
+        f"{shape['networks']:,} networks, {patterns} inputs of {bits} bits, {shape['width']} hidden units, {heads}, "
+        f"{optimizer}, {shape['steps']:,} steps.",
+        "| peer | networks a second | the kernel is faster |",
+        "|---|---:|---:|",
+    ]
+    speeds, ratios = shape["networks per second"], shape["times slower than ensembles.train"]
+    for label in sorted(speeds, key=speeds.__getitem__, reverse=True):
+        ratio = "" if label == "ensembles.train" else f"{_digits(ratios[label])} times"
+        lines.append(f"| {label} | {_digits(speeds[label])} | {ratio} |")
+    table = "\n".join(lines[2:])
+    medians = (
+        "Peers take turns, and each number is a median over rounds, a ratio that of the ratios within rounds: so one "
+        "column does not divide exactly into the other."
+    )
+    done, top = shape["multiply-adds per second"] / 1e9, shape["peak multiply-adds per second"] / 1e9
+    share = (
+        f"The kernel does {done:.1f} billion multiply-adds a second, {_digits(100 * shape['share of peak'])} % of the "
+        f"{top:.0f} billion that the same cores reach when they do nothing else. Counted are the products of the two "
+        "layers, forward and backward; the logistic function and the optimiser come on top."
+    )
+    apart = shape.get("distance of the distributions of losses")
+    losses = (
+        "After all steps the distributions of losses of the peers that train all networks differ from the kernel's by "
+        f"at most {max(apart.values()):.2g} (Kolmogorov and Smirnov's distance, 0 for none and 1 for all)."
+        if apart
+        else ""
+    )
+    return "\n\n".join(filter(None, [*lines[:2], table, medians, share, losses]))
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    modified = ", modified" if record["modified"] else ""
+    found = record["versions"]
+    versions = ", ".join(
+        f"{name} {found[name]}"
+        for name in ("python", "llvmlite", "torch", "jax", "peft", "transformers")
+        if name in found
+    )
+    return (
+        f"Made {record['started'][:10]} by {code(record['command'])} at commit `{record['commit'][:10]}`{modified}, on "
+        f"{record['cores']} cores ({literal(record['processor'])}), with {literal(versions)}."
+    )
+
+
+def _digits(number: float) -> str:
+    """Three digits that count: no more are measured.
+
+    >>> _digits(20214.3), _digits(2.718), _digits(31.4)
+    ('20,200', '2.72', '31.4')
+    """
+    return f"{float(f'{number:.3g}'):,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"

@@ -1,0 +1,183 @@
+"""The ledger: every claim with its verdict, from the run records; as a page, a crosswalk and a terminal table."""
+
+import html
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ncpress.execution import read_record
+from ncpress.markup import literal
+from ncpress.project import PressError, Project
+from ncutil.evidence.claims import (
+    NOT_ATTEMPTED,
+    OUT_OF_REACH,
+    VERDICTS,
+    Claim,
+    describe,
+    load,
+    verdict,
+)
+
+SOURCES = {"P1": "NCnet", "P2": "neurashed"}
+"""The papers, by the short names that claims.yml uses."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim and what is known of it: the verdict, what was measured, by which profile, in which section."""
+
+    claim: Claim
+    verdict: str
+    measured: str = ""
+    profile: str = ""
+    section: str = ""
+    note: str = ""
+
+
+def read_claims() -> dict[str, Claim]:
+    """Every claim of claims.yml; what is wrong with the file is one line."""
+    try:
+        return load()
+    except (ValueError, OSError) as error:
+        raise PressError(str(error)) from None
+
+
+def read_records(project: Project, profile: str) -> dict[str, dict[str, Any]]:
+    """The run records of a profile by chapter; chapters without a finished run are left out."""
+    found = {name: read_record(project.runs / profile / name) for name in project.chapters}
+    return {name: record for name, record in found.items() if record}
+
+
+def claims_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a run recorded, by claim id, each once and each this chapter's own."""
+    claims, found = read_claims(), {}
+    for item in record["claims"]:
+        claim = claims.get(item["id"])
+        if claim is None or claim.holds_if is None or claim.chapter != record["chapter"]:
+            raise PressError(f"{record['chapter']} records claim {item['id']!r}, which claims.yml does not give it")
+        if item["id"] in found:
+            raise PressError(f"{record['chapter']} records claim {item['id']!r} twice")
+        found[item["id"]] = {
+            "estimate": item["estimate"],
+            "interval": item["interval"],
+            "verdict": verdict(claim.holds_if, item["estimate"], item["interval"]),
+        }
+    return found
+
+
+def entries(
+    project: Project, records: Mapping[str, Mapping[str, Any]], sections: Mapping[str, str] | None = None
+) -> list[Entry]:
+    """One entry per claim, in the order of claims.yml."""
+    recorded = {claim_id: (item, r) for r in records.values() for claim_id, item in claims_of(r).items()}
+    rows = []
+    for claim in read_claims().values():
+        if claim.holds_if is None:
+            rows.append(Entry(claim, OUT_OF_REACH, note=claim.reason or ""))
+        elif claim.id in recorded:
+            item, record = recorded[claim.id]
+            measured = describe(item["estimate"], item["interval"], 3)
+            section = (sections or {}).get(claim.id, "")
+            rows.append(Entry(claim, item["verdict"], measured, record["profile"], section))
+        else:
+            to_come = "its chapter is still to come"
+            missing = "no run is recorded" if claim.chapter in project.chapters else to_come
+            rows.append(Entry(claim, NOT_ATTEMPTED, note=claim.reason or missing))
+    return rows
+
+
+def counts(rows: Iterable[Entry]) -> dict[str, int]:
+    """How many claims have each verdict, all verdicts named."""
+    found = Counter(row.verdict for row in rows)
+    return {name: found[name] for name in VERDICTS}
+
+
+def badge(name: str) -> str:
+    """A verdict as HTML, told apart by words and shape as well as colour."""
+    return f'<span class="verdict-badge verdict-{name.replace(" ", "-")}">{name}</span>'
+
+
+def box(claim: Claim, item: Mapping[str, Any]) -> str:
+    """What a page shows where a claim is recorded: statement, criterion, measurement, verdict."""
+    outcome = verdict(claim.holds_if or {}, item["estimate"], item["interval"])
+    text = {name: html.escape(str(getattr(claim, name))) for name in ("statement", "place", "quantity", "criterion")}
+    return (
+        f'<div class="verdict" id="claim-{claim.id}"><p>{badge(outcome)} <strong>Claim.</strong> {text["statement"]} '
+        f"({SOURCES[claim.source]}, {text['place']})</p><p><strong>Measured:</strong> {text['quantity']} = "
+        f"{describe(item['estimate'], item['interval'], 3)}. <strong>Holds if</strong> {text['criterion']}.</p></div>"
+    )
+
+
+def _link(row: Entry, text: str) -> str:
+    if not row.measured:
+        return text
+    return f'<a href="../notebooks/{row.claim.chapter}.html#claim-{row.claim.id}">{text}</a>'
+
+
+def _table(heading: list[str], widths: str, rows: Iterable[list[str]]) -> str:
+    lines = ["::::{list-table}", ":header-rows: 1", f":widths: {widths}", ":class: ledger", ""]
+    for cells in [heading, *rows]:
+        lines += [("* - " if number == 0 else "  - ") + (cell or "–") for number, cell in enumerate(cells)]
+    return "\n".join([*lines, "::::"])
+
+
+def summary(rows: list[Entry]) -> str:
+    """How the verdicts are spread, as one line of badges."""
+    parts = [f"{badge(name)} {number}" for name, number in counts(rows).items()]
+    return f'<p class="verdict-counts">{" · ".join(parts)}</p>'
+
+
+def _detail(row: Entry) -> str:
+    """What would count and what was measured, or why nothing was."""
+    criterion = f"Quantity: {row.claim.quantity}; holds if {row.claim.criterion}." if row.claim.holds_if else ""
+    profile = f" ({row.profile} profile)" if row.profile not in ("", "book") else ""
+    measured = f"Measured: {row.measured}{profile}." if row.measured else ""
+    note = f"{row.note[:1].upper()}{row.note[1:].rstrip('.')}." if row.note else ""
+    return " ".join(literal(part) for part in (criterion, measured, note) if part)
+
+
+def page(rows: list[Entry]) -> str:
+    """The body of the claims page: a table for each chapter."""
+    parts = [summary(rows)]
+    chapters = list(dict.fromkeys(row.claim.chapter for row in rows))
+    for chapter in sorted(chapters, key=lambda name: name or "~"):
+        cells = [
+            [
+                _link(row, badge(row.verdict)),
+                f"{literal(row.claim.statement)} ({SOURCES[row.claim.source]}, {literal(row.claim.place)})"
+                f'<br><span class="ledger-detail">{_detail(row)}</span>',
+            ]
+            for row in rows
+            if row.claim.chapter == chapter
+        ]
+        title = f"Chapter {int(chapter[:2])}" if chapter else "No chapter"
+        parts.append(f"## {title}\n\n" + _table(["Verdict", "Claim, criterion, measurement"], "18 82", cells))
+    return "\n\n".join(parts)
+
+
+def crosswalk(rows: list[Entry]) -> str:
+    """The body of the crosswalk: where each figure, equation and theorem of the papers is treated."""
+    parts = []
+    for source, title in SOURCES.items():
+        part = sorted((row for row in rows if row.claim.source == source), key=lambda row: row.claim.place)
+        cells = []
+        for row in part:
+            chapter = f"Chapter {int(row.claim.chapter[:2])}" if row.claim.chapter else _detail(row)
+            section = f": {_link(row, html.escape(row.section))}" if row.section else ""
+            where = f'<br>{badge(row.verdict)} <span class="ledger-detail">{chapter}{section}</span>'
+            cells.append([literal(row.claim.place), literal(row.claim.statement) + where])
+        parts.append(
+            f"## {title}\n\n" + _table(["In the paper", "Claim, where it is treated, verdict"], "25 75", cells)
+        )
+    return "\n\n".join(parts)
+
+
+def terminal(rows: list[Entry]) -> str:
+    """The ledger as plain lines."""
+    lines = []
+    for row in rows:
+        detail = f"{row.measured} ({row.claim.criterion})" if row.measured else row.note
+        lines.append(f"{row.verdict:<14} {row.claim.id:<32} {detail}")
+    spread = ", ".join(f"{number} {name}" for name, number in counts(rows).items())
+    return "\n".join([*lines, "", spread])

@@ -1,0 +1,1 @@
+"""Bell inequalities and what networks make of them: `chsh` (correlators, bounds, contextuality), `ncnet` (NCnet)."""

@@ -1,0 +1,294 @@
+"""NCnet as an experiment: two heads on one hidden layer, a pair of tasks per context, and S of what they get right.
+
+Alice's head and Bob's have two tasks each; task i of hers with task j of his is context (i, j), and every context
+trains a network of its own. A *run* is four such networks from the same first weights. On each input a head's outcome
+is +1 where it is right and -1 where it is wrong. Explained in the chapter on NCnet.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ncutil.bell import chsh
+from ncutil.training import ensembles
+
+Array = NDArray[Any]
+
+TASKS: dict[str, Callable[[Array], Array]] = {
+    "first": lambda bits: bits[:, 0] == 1,
+    "and": lambda bits: bits.min(1) == 1,
+    "or": lambda bits: bits.max(1) == 1,
+    "nand": lambda bits: bits.min(1) == 0,
+    "nor": lambda bits: bits.max(1) == 0,
+    "xor": lambda bits: bits.sum(1) % 2 == 1,
+    "xnor": lambda bits: bits.sum(1) % 2 == 0,
+}
+"""Truth tables by name, for any number of bits: "xor" of more than two is their parity."""
+
+INPUTS = ("separate", "shared")
+SHARING = ("full", "none", "overlap")
+CONTEXTS = tuple(product((0, 1), repeat=2))
+
+Pair = tuple[str, str]
+
+
+def corners(bits: int) -> Array:
+    """All patterns of this many bits, shape (2**bits, bits), counting upwards.
+
+    >>> corners(2).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    return np.array(list(product((0, 1), repeat=bits)))
+
+
+def truth_table(task: str, bits: int = 2) -> Array:
+    """Label of every pattern of `corners(bits)` under a task, 0 or 1; ValueError lists the known tasks.
+
+    >>> truth_table("xor").tolist(), truth_table("and").tolist()
+    ([0, 1, 1, 0], [0, 0, 0, 1])
+    """
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    return TASKS[task](corners(bits)).astype(int)
+
+
+def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") -> tuple[Array, Array]:
+    """What the networks see, and what the four contexts ask.
+
+    Parameters
+    ----------
+    alice, bob : the two tasks of each head, setting 1 and setting 2
+    bits : bits that each head's tasks depend on
+    inputs : "separate", every combination of Alice's bits and Bob's, or "shared", both heads ask about the same bits
+
+    Returns
+    -------
+    inputs, shape (patterns, bits of both), and targets, shape (2, 2, patterns, 2): [i, j, :, 0] is Alice's task i.
+    """
+    _known("inputs", inputs, INPUTS)
+    if len(alice) != 2 or len(bob) != 2:
+        raise ValueError(f"each head has two tasks, one a setting; got {alice} and {bob}")
+    own = corners(bits)
+    his, hers = np.arange(len(own)), np.arange(len(own))
+    if inputs == "separate":
+        hers, his = np.repeat(hers, len(own)), np.tile(his, len(own))
+    seen = own if inputs == "shared" else np.hstack([own[hers], own[his]])
+    targets = [[[truth_table(a, bits)[hers], truth_table(b, bits)[his]] for b in bob] for a in alice]
+    return seen, np.moveaxis(np.array(targets), 2, 3)
+
+
+def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "separate") -> dict[str, Any]:
+    """Hidden units and masks of a network in which each head has `width` units to read, as arguments of `train`.
+
+    "full": both heads read the same `width` units. "none": each head has `width` units of its own.
+    "overlap": two XORnets of two units each that share 4 - width of them (figure 1b), so width is 2, 3 or 4 in all;
+    a unit of one head sees that head's bits only.
+
+    Examples
+    --------
+    >>> wiring(3, "overlap")["head_mask"].tolist()
+    [[1, 1, 0], [0, 1, 1]]
+    """
+    _known("sharing", sharing, SHARING)
+    if sharing == "full":
+        return {"width": width}
+    if sharing == "none":
+        return {"width": 2 * width, "head_mask": np.kron(np.eye(2, dtype=int), np.ones((1, width), int))}
+    if width not in (2, 3, 4):
+        raise ValueError(f"two XORnets of two units overlap at width 2, 3 or 4; got {width}")
+    unit = np.arange(width)
+    reads = np.stack([unit < 2, unit >= width - 2]).astype(int)
+    sees = reads.T if inputs == "separate" else np.ones((width, 1), int)
+    return {"width": width, "head_mask": reads, "input_mask": np.repeat(sees, bits, axis=1)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Four contexts of many runs: what every head answered, and how much it lost.
+
+    targets : (2, 2, patterns, 2); logits : (2, 2, records, runs, patterns, 2); losses : (2, 2, records, runs, 2)
+    seen : (runs, patterns), True where a pattern was trained on; steps : (records,)
+    """
+
+    targets: Array
+    logits: Array
+    losses: Array
+    seen: Array
+    steps: Array
+
+    @property
+    def outcomes(self) -> Array:
+        """+1 where a head is right, -1 where it is wrong, shape of `logits`."""
+        return np.where(np.where(self.targets[:, :, None, None] > 0, self.logits > 0, self.logits <= 0), 1.0, -1.0)
+
+    @property
+    def final(self) -> "Trained":
+        """The last record alone."""
+        return replace(self, logits=self.logits[:, :, -1:], losses=self.losses[:, :, -1:], steps=self.steps[-1:])
+
+    def best_of(self, restarts: int, select: str = "network") -> "Trained":
+        """Groups of `restarts` runs, of which each context keeps the one with the lowest training loss at the end.
+
+        "network" compares the sum of both heads' losses, as one would choose a network; "head" lets each head choose
+        for itself, which makes sense only where the heads share nothing.
+        """
+        _known("select", select, ("network", "head"))
+        runs = self.losses.shape[3] // restarts
+        if restarts < 1 or runs < 1:
+            raise ValueError(f"cannot take the best of {restarts} among {self.losses.shape[3]} runs")
+        final = self.losses[:, :, -1, : runs * restarts].reshape(2, 2, runs, restarts, 2)
+        if select == "network":
+            final = np.broadcast_to(final.sum(-1, keepdims=True), final.shape)
+        best = final.argmin(3) + np.arange(runs)[:, None] * restarts
+        logits = np.take_along_axis(self.logits, best[:, :, None, :, None, :], axis=3)
+        losses = np.take_along_axis(self.losses, best[:, :, None], axis=3)
+        # The restarts of one run see the same patterns, see `train`.
+        return replace(self, logits=logits, losses=losses, seen=self.seen[: runs * restarts : restarts])
+
+    def frame(self) -> pd.DataFrame:
+        """One row per run, context, recorded step and kind of inputs; the columns are those of `experiment`."""
+        kinds = {"seen": self.seen, "held out": ~self.seen}
+        return pd.concat([self._rows(kind, on) for kind, on in kinds.items() if on.any()], ignore_index=True)
+
+    def _rows(self, kind: str, on: Array) -> pd.DataFrame:
+        share = on / on.sum(-1, keepdims=True)
+        a, b = np.moveaxis(self.outcomes, -1, 0)
+        # (2, 2, records, runs) each, then contexts last as `chsh` wants them.
+        moments = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
+        c, mean_a, mean_b = moments
+        bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
+        per_run = {
+            "s": bell.s,
+            "s0": chsh.independent_heads(mean_a, mean_b),
+            "s_odd": bell.s_odd,
+            "delta": bell.delta,
+            "measure": bell.measure,
+        }
+        loss = np.moveaxis(self.losses.sum(-1), (0, 1), (-2, -1))
+        step, run, i, j = (axis.ravel() for axis in np.indices(c.shape))
+        return pd.DataFrame(
+            {
+                "run": run,
+                "context": np.char.add((i + 1).astype(str), (j + 1).astype(str)),
+                "step": self.steps[step],
+                "inputs": kind,
+                "c": c.ravel(),
+                "mean_a": mean_a.ravel(),
+                "mean_b": mean_b.ravel(),
+                "loss": loss.ravel(),
+                **{name: np.repeat(values.ravel(), 4) for name, values in per_run.items()},
+            }
+        )
+
+
+def train(
+    width: int,
+    runs: int,
+    *,
+    seed: int,
+    steps: int = 1500,
+    rate: float = 0.05,
+    alice: Pair = ("first", "xor"),
+    bob: Pair = ("first", "xor"),
+    bits: int = 2,
+    inputs: str = "separate",
+    sharing: str = "full",
+    seen: int | None = None,
+    alike: int = 1,
+    first: int = 0,
+    record: Sequence[int] | None = None,
+    trainer: Callable[..., ensembles.Ensemble] = ensembles.train,
+) -> Trained:
+    """Train the four contexts of many runs; parameters as in `experiment`.
+
+    Run r starts from seed 2**32 * seed + r in all four contexts; `first` is the number of the first run. With `seen`,
+    every group of `alike` runs draws its own patterns to train on. `trainer` may be `ensembles.train_reference` with
+    options of its own.
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must lie in 0..2**31 - 1; got {seed}")
+    x, targets = patterns(alice, bob, bits, inputs)
+    shown = np.ones((runs, len(x)), bool)
+    if seen is not None:
+        if not 1 <= seen <= len(x):
+            raise ValueError(f"seen must be 1 to {len(x)} patterns; got {seen}")
+        rng = np.random.default_rng([seed, seen, first] if first else [seed, seen])
+        drawn = rng.permuted(np.tile(np.arange(len(x)) < seen, (-(-runs // alike), 1)), axis=1)
+        shown = np.repeat(drawn, alike, axis=0)[:runs]
+    options: dict[str, Any] = {"steps": steps, "rate": rate, "record": record, **wiring(width, sharing, bits, inputs)}
+    if seen is not None:
+        options["weights"] = np.tile(shown, (4, 1))
+    # The four contexts of all runs are one ensemble, context by context.
+    every = np.repeat(targets.reshape(4, *targets.shape[2:]), runs, axis=0)
+    trained = trainer(x, every, seeds=np.tile(2**32 * seed + first + np.arange(runs), 4), **options)
+    # (records, 4 runs, ...) to (2, 2, records, runs, ...)
+    logits, losses = (
+        np.moveaxis(array.reshape(len(array), 2, 2, runs, *array.shape[2:]), 0, 2)
+        for array in (trained.logits, trained.losses)
+    )
+    return Trained(targets, logits, losses, shown, trained.steps)
+
+
+def experiment(
+    widths: Sequence[int] = (2, 3, 4), runs: int = 100, *, restarts: int = 1, select: str = "network", **options: Any
+) -> pd.DataFrame:
+    """S of many runs at some widths.
+
+    Parameters
+    ----------
+    widths : hidden units, or units a head where nothing is shared
+    runs : independent runs per width, four networks each
+    restarts : networks trained per context, of which the one with the lowest training loss is kept
+    select : how the best is chosen, see `Trained.best_of`
+    seed, steps, rate : of the training (Adam, full batch)
+    alice, bob : the two tasks of each head, names of `TASKS`
+    bits : bits that each head's tasks depend on
+    inputs, sharing : see `patterns` and `wiring`
+    seen : patterns to train on, drawn anew for each run; all by default
+    record : steps at which everything is measured; the last by default
+
+    Returns
+    -------
+    DataFrame
+        One row per run, width, context, step and kind of inputs ("seen" in training or "held out"): `run`, `width`,
+        `context` ("11" to "22"), `step`, `inputs`; `c` = E[AB] of the outcomes, `mean_a`, `mean_b`; `loss`, summed
+        over heads, in nats. Repeated over the four contexts of a run: `s`; `s0`, the S of independent heads with the
+        same means; `s_odd`, the largest of the 8 forms; `delta`, the signalling; `measure`,
+        Contextuality-by-Default, contextual where positive.
+
+    Examples
+    --------
+    >>> frame = experiment([3], runs=2, seed=0, steps=50)
+    >>> frame[["run", "width", "context"]].head(4).to_numpy().tolist()
+    [[0, 3, '11'], [0, 3, '12'], [0, 3, '21'], [0, 3, '22']]
+    """
+    if runs < 1 or restarts < 1 or not len(widths):
+        raise ValueError(f"need widths, runs and restarts; got widths={list(widths)}, runs={runs}, restarts={restarts}")
+    frames = []
+    for width in widths:
+        trained = train(width, runs * restarts, alike=restarts, **options).best_of(restarts, select)
+        frames.append(trained.frame().assign(width=width))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[["run", "width", *frame.columns.drop(["run", "width"])]]
+
+
+def per_run(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per run of an experiment's frame instead of one per context: S and what belongs to it.
+
+    The columns of single contexts go, `accuracy` comes: the mean over contexts and heads of the share of right answers.
+    """
+    if len(frame) % 4 or frame.context.tolist() != ["11", "12", "21", "22"] * (len(frame) // 4):
+        raise ValueError("expected the rows of an experiment: contexts 11, 12, 21, 22 of one run after the other")
+    right = (2 + frame.mean_a + frame.mean_b).to_numpy().reshape(-1, 4).mean(1) / 4
+    once = frame[frame.context == "11"].drop(columns=["context", "c", "mean_a", "mean_b", "loss"])
+    return once.assign(accuracy=right).reset_index(drop=True)
+
+
+def _known(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise ValueError(f"unknown {what} {given!r}; known: {', '.join(known)}")

@@ -1,0 +1,148 @@
+"""One figure family for the whole book: readable in greyscale, with the data behind each figure to take home.
+
+Line styles and markers differ as well as colours; the classical bound is always the same dashed line.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.core.pylabtools import print_figure
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from ncutil.evidence.outputs import TABLE_MIME, show
+
+PALETTE = ("#0b3c5d", "#b8324a", "#4fa65f", "#edae49", "#7768ae", "#6c757d")
+"""Six hues in order of use; the first three differ in lightness too."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+_FULL = 170.0  # area of a full node of a graph, in square points
+
+
+def style() -> None:
+    """Set the house style: white ground, thin grid, the palette above. Call once, at the top of a chapter."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=list(PALETTE),
+        rc={
+            "axes.grid": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.h_pad": 0.08,  # inches
+            "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08,
+            "figure.dpi": 140,
+            "figure.figsize": (6.4, 3.8),
+            "grid.color": "0.92",
+            "legend.frameon": False,
+        },
+    )
+
+
+def bound(ax: Axes, value: float, label: str, *, quantum: bool = False) -> None:
+    """Draw a bound on S as a horizontal line with its name at the right end; dashed, or dash-dotted if quantum."""
+    ax.axhline(value, color="0.25", linewidth=1.2, linestyle="-." if quantum else "--", zorder=1)
+    ax.annotate(
+        label,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize="small",
+        color="0.25",
+    )
+
+
+def graph(
+    levels: Sequence[Sequence[str]],
+    edges: Iterable[tuple[str, str]],
+    *,
+    firing: ArrayLike | None = None,
+    sizes: ArrayLike | None = None,
+    labels: Mapping[str, str] | bool = False,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a neurashed graph as figures 1 to 5 of Su (2024): levels bottom to top, edges, firing nodes, factors.
+
+    Parameters
+    ----------
+    levels, edges : as of a `Neurashed` model
+    firing : array_like of bool, shape (nodes,), optional
+        A pathway. Firing nodes are filled red squares joined by thick edges, the others open circles.
+    sizes : array_like, shape (nodes below the last level,), optional
+        Amplification factors: a node's area is in proportion to its factor, the largest of all being full; the last
+        level keeps one size. Without, all nodes have one size.
+    labels : bool or mapping from node to text
+        Whether to write names into the nodes, or what to write (nodes left out stay blank).
+    ax : matplotlib axes, optional
+
+    Returns the axes, for a title or a caption below.
+
+    Typical use: `figures.graph(m.levels, m.edges, firing=m.pathway(x), sizes=m.factors[run], ax=ax)`.
+    """
+    ax = plt.gca() if ax is None else ax
+    place = {
+        name: ((j + 0.5) / len(level) - 0.5, float(height))
+        for height, level in enumerate(levels)
+        for j, name in enumerate(level)
+    }
+    names = list(place)
+    hidden = len(names) - len(levels[-1])
+    on = dict.fromkeys(names, False) if firing is None else dict(zip(names, np.asarray(firing, bool), strict=True))
+    area = dict.fromkeys(names, 1.0)
+    if sizes is not None:
+        given = np.asarray(sizes, float)
+        if given.shape != (hidden,):
+            raise ValueError(f"sizes must have shape ({hidden},), one per node below the last level; got {given.shape}")
+        area |= dict(zip(names, given / (given.max() or 1.0), strict=False))
+    for low, high in edges:
+        both = on[low] and on[high]
+        x, y = zip(place[low], place[high], strict=True)
+        ax.plot(x, y, color=PALETTE[1] if both else "0.7", linewidth=1.8 if both else 0.7, zorder=1)
+    for name, (x0, y0) in place.items():
+        ax.scatter(
+            x0,
+            y0,
+            s=_FULL * max(area[name], 0.03),
+            marker="s" if on[name] else "o",
+            facecolor=PALETTE[1] if on[name] else "white",
+            edgecolor="black",
+            linewidth=0.9,
+            zorder=2,
+        )
+        text = labels.get(name, "") if isinstance(labels, Mapping) else name if labels else ""
+        ax.annotate(text, (x0, y0), ha="center", va="center", fontsize=7, color="white" if on[name] else "black")
+    ax.set(title=title, xlim=(-0.56, 0.56), ylim=(-0.4, len(levels) - 0.6))
+    ax.axis("off")
+    return ax
+
+
+def share(name: str, frame: pd.DataFrame) -> None:
+    """Show the current figure and hand its data to the reader as `name`.csv.
+
+    Picture and data are one output: `ncutil run` keeps the frame beside the run, and the page links it under the
+    figure. Explained on the page on rerunning.
+
+    Raises ValueError for a name that is no plain file name, or an empty frame.
+    """
+    if not name or not name.replace("-", "").isalnum():
+        raise ValueError(f"a figure's name is letters, digits and hyphens; got {name!r}")
+    if frame.empty:
+        raise ValueError(f"figure {name!r} has no data")
+    figure = plt.gcf()
+    show(
+        {
+            "image/png": print_figure(figure, bbox_inches=None, base64=True),
+            TABLE_MIME: {"name": name, "csv": frame.to_csv(index=False, float_format="%.8g")},
+            "text/plain": f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}",
+        }
+    )
+    plt.close(figure)

@@ -1,0 +1,525 @@
+"""Low-rank adapters on a frozen encoder, as many as one likes at once, and S of the pairs of tasks that they learn.
+
+LoRA (Hu et al. 2022) leaves a weight matrix W as it is and trains a product of low rank beside it, W + scale * B A with
+scale = alpha / r. Here R adapters with ranks of their own stand on each layer::
+
+    A      (R, largest rank, inputs)    random, rows beyond a replica's rank are 0
+    B      (R, outputs, largest rank)   0, so that training starts from the frozen model
+
+Where both factors are 0 both gradients are 0, so a padded row stays exactly 0 and all ranks train in one program. A
+*replica* is one adapted encoder with two heads, Alice's and Bob's, trained on the pair of tasks of one context; a *run*
+is the four replicas of one rank and seed. Explained in the chapter on the LoRA study.
+"""
+
+import copy
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ncutil.bell import chsh
+from ncutil.lora.bit_tasks import Task, Tasks, check_whole
+
+Array = NDArray[Any]
+
+LAYERS = ("query", "value")
+"""Names of the linear layers that get an adapter, as in the LoRA paper."""
+
+TIES = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
+"""How alpha grows with the rank: alpha = ALPHA * r**power. All ties agree at rank 1."""
+
+ALPHA = 2.0
+LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 480
+"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of updates.
+
+Updates and not epochs: they mean the same whatever the number of samples.
+"""
+
+CONTEXTS = ("11", "12", "21", "22")
+
+
+class Adapter(nn.Module):
+    """R low-rank adapters on one frozen linear layer.
+
+    The batch that comes in holds the inputs of replica 1, then those of replica 2, and so on, equally many each: any
+    model built of layers that act on single samples runs R replicas without knowing it.
+
+    Parameters
+    ----------
+    base : the linear layer, which is frozen
+    ranks : rank of each replica, from 1 to the smaller side of the layer
+    seeds : replica k draws A from `default_rng(seeds[k])`, uniform with variance 1 / (3 inputs); a smaller rank takes
+        the first rows of what a larger one takes
+    tie : one of `TIES`, how alpha follows the rank
+
+    Examples
+    --------
+    >>> layer = nn.Linear(8, 6)
+    >>> x = torch.ones(2, 8)
+    >>> torch.allclose(Adapter(layer, [1, 4], [0, 0])(x), layer(x))  # B is 0 at the start
+    True
+    """
+
+    scale: Tensor
+
+    def __init__(self, base: nn.Linear, ranks: Sequence[int], seeds: Sequence[Any], tie: str = "sqrt") -> None:
+        super().__init__()
+        out, inputs = base.weight.shape
+        if not ranks or not all(_whole(rank) and 1 <= rank <= min(out, inputs) for rank in ranks):
+            raise ValueError(
+                f"a layer of {inputs} inputs and {out} outputs takes ranks from 1 to {min(out, inputs)}; "
+                f"got {list(dict.fromkeys(ranks))}"
+            )
+        if len(seeds) != len(ranks):
+            raise ValueError(f"need a seed per replica; got {len(seeds)} for {len(ranks)} ranks")
+        if tie not in TIES:
+            raise ValueError(f"unknown tie {tie!r}; known: {', '.join(TIES)}")
+        a = np.zeros((len(ranks), max(ranks), inputs), np.float32)
+        for rows, rank, seed in zip(a, ranks, seeds, strict=True):
+            rows[:rank] = np.random.default_rng(seed).uniform(-1, 1, (rank, inputs)) / math.sqrt(inputs)
+        self.base = base.requires_grad_(False)
+        dtype = base.weight.dtype
+        self.a = nn.Parameter(torch.tensor(a, dtype=dtype))
+        self.b = nn.Parameter(torch.zeros(len(ranks), out, max(ranks), dtype=dtype))
+        scale = ALPHA * np.array(ranks, float) ** (TIES[tie] - 1)
+        self.register_buffer("scale", torch.tensor(scale, dtype=dtype)[:, None, None])
+        self.merged: int | None = None
+
+    @property
+    def update(self) -> Tensor:
+        """What each replica adds to the weight, scale * B A, (R, outputs, inputs)."""
+        return self.scale * self.b @ self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged is not None:
+            return cast(Tensor, self.base(x))
+        # Adding the update to the weight first costs less than two thin products wherever a rank is near the width.
+        weight = (self.base.weight + self.update).mT
+        mine = x.reshape(len(self.a), -1, x.shape[-1])
+        return torch.baddbmm(self.base.bias, mine, weight).reshape(*x.shape[:-1], -1)
+
+    @torch.no_grad()
+    def merge(self, replica: int = 0) -> None:
+        """Add one replica's update to the weight: from here on the layer alone computes what that replica computes."""
+        if self.merged is not None:
+            raise ValueError(f"replica {self.merged} is merged already; unmerge it first")
+        self.base.weight += self.update[replica]
+        self.merged = replica
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the merged update out again; the weight is what it was, up to round-off."""
+        if self.merged is None:
+            raise ValueError("no replica is merged")
+        self.base.weight -= self.update[self.merged]
+        self.merged = None
+
+
+def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], tie: str = "sqrt") -> nn.Module:
+    """A copy of a model, frozen, with an `Adapter` on each of its layers named in `LAYERS`.
+
+    Every layer draws its own A. ValueError if the model has no such layer.
+    """
+    adapted = copy.deepcopy(model).requires_grad_(False)
+    found = [name for name, module in adapted.named_modules() if name.split(".")[-1] in LAYERS]
+    if not found:
+        raise ValueError(f"the model has no linear layer named {' or '.join(LAYERS)}")
+    for number, name in enumerate(found):
+        parent, _, child = name.rpartition(".")
+        layer = cast(nn.Linear, adapted.get_submodule(name))
+        own = Adapter(layer, ranks, [[seed, number] for seed in seeds], tie)
+        setattr(adapted.get_submodule(parent), child, own)
+    return adapted
+
+
+class Replicas(nn.Module):
+    """Adapted encoders with Alice's head and Bob's, for all contexts and ranks of one seed, as precise as the model.
+
+    States are as wide as the adapted layers. Replicas are ordered by rank, then context 11, 12, 21, 22. The head of a
+    task starts alike in both of its contexts.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Sequence[int], seed: int, tie: str = "sqrt") -> None:
+        super().__init__()
+        each = [rank for rank in ranks for _ in CONTEXTS]
+        self.encoder = adapt(model, each, [seed] * len(each), tie)
+        b = next(module.b for module in self.encoder.modules() if isinstance(module, Adapter))
+        width = b.shape[1]
+        drawn = np.random.default_rng([seed, 0, 1]).uniform(-1, 1, (2, 2, width)) / math.sqrt(width)
+        pairs = [(drawn[0, i], drawn[1, j]) for i in (0, 1) for j in (0, 1)]
+        start = np.tile(np.array(pairs, np.float32), (len(ranks), 1, 1))
+        self.weight = nn.Parameter(torch.tensor(start, dtype=b.dtype))  # (R, 2 heads, width)
+        self.bias = nn.Parameter(torch.zeros(len(each), 2, dtype=b.dtype))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (R, samples, 2) for inputs (R, sides, samples, words): one side if both heads see the same, or two."""
+        count, sides, samples, words = inputs.shape
+        states = self.encoder(inputs.reshape(-1, words)).reshape(count, sides, samples, -1)
+        logits = torch.einsum("rsnd,rhd->rsnh", states, self.weight)
+        seen = logits[:, 0] if sides == 1 else torch.stack([logits[:, 0, :, 0], logits[:, 1, :, 1]], -1)
+        return seen + self.bias[:, None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs (4 contexts, sides, samples, words) and goals (4 contexts, samples, 2) of one split."""
+
+    inputs: Tensor
+    goals: Tensor
+
+
+def contexts(tasks: Tasks, test: bool = False) -> Data:
+    """What the four contexts see and are asked, of the samples to train on or to test on.
+
+    Where both tasks of every context have the same inputs they are kept once, and one forward pass serves both heads.
+    """
+
+    def split(task: Task) -> tuple[Array, Array]:
+        return (task.test_inputs, task.test_labels) if test else (task.inputs, task.labels)
+
+    pairs = [(split(a), split(b)) for a in tasks[0] for b in tasks[1]]
+    alike = all(np.array_equal(x, z) for (x, _), (z, _) in pairs)
+    inputs = np.array([[x] if alike else [x, z] for (x, _), (z, _) in pairs])
+    goals = np.array([np.stack([y, t], -1) for (_, y), (_, t) in pairs])
+    return Data(torch.tensor(inputs), torch.tensor(goals, dtype=torch.float32))
+
+
+def train(
+    model: nn.Module,
+    tasks: Tasks,
+    ranks: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    epochs: int = 60,
+    rate: float = 5e-3,
+    batch: int = 32,
+    tie: str = "sqrt",
+    record: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Train every rank, context and seed, and say what came out epoch by epoch.
+
+    All replicas of a seed are one tensor program, seeds run side by side on the machine's cores. Adam without decay on
+    adapters and heads; the loss of a replica is the sum of its two heads' mean logistic losses.
+
+    Parameters
+    ----------
+    model : maps inputs (n, words) to states (n, width); its layers named "query" and "value" get adapters
+    tasks : two by two, tasks[0] Alice's and tasks[1] Bob's
+    ranks : of the adapters, from 1 to the smaller side of the smallest adapted layer
+    seeds : integers from 0; a seed fixes A, the heads and the order of the samples, whatever the rank and the context
+    epochs, rate, batch : passes, learning rate, samples of each task in a step
+    tie : how alpha follows the rank, one of `TIES`
+    record : epochs after which outcomes are taken, 0 = before training; by default the last
+
+    Returns
+    -------
+    DataFrame
+        One row per run, recorded epoch and kind of outcomes, a run being one rank and seed:
+
+        - `rank`, `seed`, `epoch`
+        - `outcomes` : "train" or "test", the samples on which a head that is right scores +1, else -1
+        - `c11`, `c12`, `c21`, `c22` : C = E[AB] in context (i, j)
+        - `acc_a11` ... `acc_a22` : accuracy (0 to 1) of Alice's head of task i in context (i, j)
+        - `acc_b11` ... `acc_b22` : accuracy of Bob's head of task j in context (i, j)
+        - `loss` : training loss in nats, mean over contexts of the sum over heads
+        - `diverged` : True on all rows of a run that `diverged` marks by what was recorded of it
+        - and what `measures` adds: `s`, `s0`, `s_odd`, `delta`, `measure`, `accuracy`
+
+        A study of several groups of tasks puts a column `group` in front ("mixed", "hard", "easy", "multilingual").
+        Tables of other encoders that go through the same chapter have the same columns, with all digits.
+
+    Raises
+    ------
+    ValueError
+        Tasks that are not two by two or of different size, ranks that are no whole numbers from 1 to the layer's
+        width, and other settings that make no sense.
+    """
+    _check(tasks, ranks, seeds, epochs, rate, batch)
+    kept = [epochs] if record is None else record
+    check_numbers("record", kept, 0)
+    if max(kept) > epochs:
+        raise ValueError(f"record must be epochs from 0 to {epochs}; got {list(kept)}")
+    seen, held = contexts(tasks), contexts(tasks, test=True)
+
+    def one(seed: int) -> pd.DataFrame:
+        replicas = Replicas(model, ranks, seed, tie)
+        return _run(replicas, seen, held, ranks, seed, epochs, rate, batch, kept)
+
+    threads = torch.get_num_threads()
+    try:
+        # One thread a seed: more gain little at this size, and change the last digits.
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            frames = list(pool.map(one, seeds))
+    finally:
+        torch.set_num_threads(threads)
+    return measures(pd.concat(frames, ignore_index=True))
+
+
+def _run(
+    replicas: Replicas,
+    seen: Data,
+    held: Data,
+    ranks: Sequence[int],
+    seed: int,
+    epochs: int,
+    rate: float,
+    batch: int,
+    kept: Sequence[int],
+) -> pd.DataFrame:
+    step = stepper(replicas, seen, rate)
+    frames = []
+    for epoch in range(epochs + 1):
+        if epoch:
+            for part in _batches(seen, batch, seed, epoch):
+                step(part)
+        if epoch in kept:
+            frames.append(_outcomes(replicas, seen, held, ranks).assign(seed=seed, epoch=epoch))
+    frame = pd.concat(frames, ignore_index=True)
+    lost = diverged(frame, math.ceil(seen.goals.shape[1] / batch))
+    return frame.drop(columns=_BY_HEAD).assign(diverged=lost)
+
+
+def _batches(seen: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
+    order = np.random.default_rng([seed, epoch, 2]).permutation(seen.goals.shape[1])
+    return torch.split(torch.tensor(order), batch)
+
+
+def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], Tensor]:
+    """A function that does one update of Adam on the samples with some numbers; it returns each replica's loss before.
+
+    The loss of a replica is the sum of its two heads' mean logistic losses, in nats.
+    """
+    times = len(replicas.bias) // len(CONTEXTS)
+    optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
+    # Linux gives freed memory back after every update, and gets it again at the next, until one large block was freed.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+    def step(part: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        logits = replicas(seen.inputs[:, :, part].repeat(times, 1, 1, 1))
+        goals = seen.goals[:, part].to(logits.dtype).repeat(times, 1, 1)
+        losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1).sum(-1)
+        # Summed over replicas: the gradient of the sum is, replica by replica, the gradient of its own loss.
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return losses.detach()
+
+    return step
+
+
+def losses(
+    model: nn.Module,
+    tasks: Tasks,
+    ranks: Sequence[int],
+    seed: int,
+    *,
+    epochs: int = 4,
+    rate: float = 5e-3,
+    batch: int = 32,
+    tie: str = "sqrt",
+) -> Array:
+    """Training loss of every replica of one seed, update by update: (updates, ranks, 4 contexts), in nats.
+
+    The same training as in `train`, watched from near. A model in double precision (`model.double()`) is trained in it.
+    """
+    _check(tasks, ranks, [seed], epochs, rate, batch, least=1)
+    seen = contexts(tasks)
+    replicas = Replicas(model, ranks, seed, tie)
+    step = stepper(replicas, seen, rate)
+    seq = [step(part) for epoch in range(1, epochs + 1) for part in _batches(seen, batch, seed, epoch)]
+    return torch.stack(seq).reshape(len(seq), len(ranks), 4).numpy()
+
+
+def losses_peft(
+    model: nn.Module,
+    tasks: Tasks,
+    rank: int,
+    context: int,
+    seed: int,
+    *,
+    epochs: int = 4,
+    rate: float = 5e-3,
+    batch: int = 32,
+    tie: str = "sqrt",
+) -> Array:
+    """One replica trained with the library peft in a plain loop, to read and to believe: its loss at every update.
+
+    `context` is 0 to 3, for 11, 12, 21, 22. Starts where `losses` starts: peft draws an A of its own, which is
+    overwritten. Needs the extra `lora`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    _check(tasks, [rank], [seed], epochs, rate, batch, least=1)
+    if context not in range(len(CONTEXTS)):
+        raise ValueError(f"context is 0 to 3, for {', '.join(CONTEXTS)}; got {context!r}")
+    seen = contexts(tasks)
+    ours = Replicas(model, [rank], seed, tie)
+    config = LoraConfig(r=rank, lora_alpha=ALPHA * rank ** TIES[tie], target_modules=list(LAYERS))
+    encoder = get_peft_model(copy.deepcopy(model), config)
+    adapters = [module for module in ours.encoder.modules() if isinstance(module, Adapter)]
+    theirs = [module for name, module in encoder.named_modules() if name.split(".")[-1] in LAYERS]
+    heads = nn.Linear(ours.weight.shape[-1], 2, dtype=ours.weight.dtype)
+    with torch.no_grad():
+        for adapter, layer in zip(adapters, theirs, strict=True):
+            layer.lora_A["default"].weight.copy_(adapter.a[context])
+        heads.weight.copy_(ours.weight[context])
+        heads.bias.zero_()
+    optimizer = torch.optim.Adam([*(p for p in encoder.parameters() if p.requires_grad), *heads.parameters()], lr=rate)
+    seq = []
+    for epoch in range(1, epochs + 1):
+        for part in _batches(seen, batch, seed, epoch):
+            states = [encoder(inputs) for inputs in seen.inputs[context][:, part]]
+            logits = torch.stack([heads(states[0])[:, 0], heads(states[-1])[:, 1]], -1)
+            goals = seen.goals[context, part].to(logits.dtype)
+            loss = functional.binary_cross_entropy_with_logits(logits, goals)
+            optimizer.zero_grad()
+            total = 2 * loss  # the sum over heads, not their mean
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seq.append(total.item())
+    return np.array(seq)
+
+
+_BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in "ab" for context in CONTEXTS]
+
+
+@torch.no_grad()
+def _outcomes(replicas: Replicas, seen: Data, held: Data, ranks: Sequence[int]) -> pd.DataFrame:
+    """One row per rank and split, with losses and spreads of logits by head for `diverged`."""
+    frames, by_head = [], {}
+    for split, data in (("train", seen), ("test", held)):
+        goals = data.goals.repeat(len(ranks), 1, 1)
+        parts = [replicas(part.repeat(len(ranks), 1, 1, 1)) for part in torch.split(data.inputs, 64, dim=2)]
+        logits = torch.cat(parts, 1)
+        right = torch.where((logits > 0) == (goals > 0), 1.0, -1.0).double()
+        accuracy = (1 + right.mean(1)) / 2
+        if split == "train":
+            losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1)
+            by_head = {"loss": losses, "spread": logits.std(1)}
+        columns = {"c": right.prod(-1).mean(1), "acc_a": accuracy[:, 0], "acc_b": accuracy[:, 1]}
+        columns |= {f"{what}_{side}": values[:, k] for what, values in by_head.items() for k, side in enumerate("ab")}
+        table = {"rank": list(ranks), "outcomes": split}
+        for name, values in columns.items():
+            table |= dict(zip([name + context for context in CONTEXTS], values.reshape(-1, 4).T.numpy(), strict=True))
+        frame = pd.DataFrame(table)
+        frame["loss"] = by_head["loss"].sum(-1).reshape(-1, 4).mean(1).numpy()
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def diverged(frame: pd.DataFrame, updates: int) -> Array:
+    """Which runs of one seed's records have diverged, True on all rows of their rank; `updates` are those of an epoch.
+
+    One head in one context is enough, if at a recorded epoch after the start, on the training samples, it
+
+    - has a loss that is not finite, or above 2 log 2: far worse than a coin;
+    - has forgotten: a loss above 0.9 log 2 after one below half of log 2;
+    - has logits that do not vary from input to input;
+    - is dead: a loss above 0.9 log 2 at the last recorded epoch, and 480 updates or more were made by then.
+
+    A head that has not learnt yet is none of these, but it may become one: a violation that it causes does not count.
+    Always giving the commoner label costs 0.9 log 2 or more where it is that of 68 % or less: then it is caught.
+    """
+    lost: dict[int, bool] = {}
+    for rank, part in frame.query("outcomes == 'train' and epoch > 0").sort_values("epoch").groupby("rank"):
+        losses = part[[name for name in _BY_HEAD if name.startswith("loss")]].to_numpy() / math.log(2)
+        spread = part[[name for name in _BY_HEAD if name.startswith("spread")]].to_numpy()
+        learnt = np.minimum.accumulate(losses, axis=0) < LEARNT
+        bad = ~(losses < BLOWN) | (learnt & (losses > CHANCE)) | ~(spread > CONSTANT)
+        dead = part.epoch.iloc[-1] * updates >= PATIENCE and (losses[-1] > CHANCE).any()
+        lost[cast(int, rank)] = bool(bad.any() or dead)
+    return frame["rank"].map(lambda rank: lost.get(rank, False)).to_numpy(bool)
+
+
+def measures(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add to a table with `c..`, `acc_a..`, `acc_b..` what follows from them.
+
+    That is `s`; `s0`, the S of independent heads with the same accuracies; `s_odd`, the largest of the 8 forms;
+    `delta`, the signalling; `measure`, Contextuality-by-Default, contextual where positive; `accuracy`, the mean over
+    contexts and heads.
+
+    Examples
+    --------
+    >>> row = {f"c{k}": [1.0] for k in CONTEXTS} | {f"acc_{x}{k}": [1.0] for x in "ab" for k in CONTEXTS}
+    >>> float(measures(pd.DataFrame(row)).s[0])
+    2.0
+    """
+    wanted = [f"{name}{context}" for name in ("c", "acc_a", "acc_b") for context in CONTEXTS]
+    missing = [name for name in wanted if name not in frame]
+    if missing:
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, frame))}")
+    c, a, b = np.moveaxis(frame[wanted].to_numpy(float).reshape(-1, 3, 2, 2), 1, 0)
+    mean_a, mean_b = 2 * a - 1, 2 * b - 1
+    bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
+    return frame.assign(
+        s=bell.s,
+        s0=chsh.independent_heads(mean_a, mean_b),
+        s_odd=bell.s_odd,
+        delta=bell.delta,
+        measure=bell.measure,
+        accuracy=(a.mean((-1, -2)) + b.mean((-1, -2))) / 2,
+    )
+
+
+def _check(
+    tasks: Tasks,
+    ranks: Sequence[int],
+    seeds: Sequence[int],
+    epochs: int,
+    rate: float,
+    batch: int,
+    least: int = 0,
+) -> None:
+    """`least` is how many epochs there have to be."""
+    sides = tasks if isinstance(tasks, (tuple, list)) else [tasks]
+    shape = [len(side) if isinstance(side, (tuple, list)) else f"no list but {type(side).__name__}" for side in sides]
+    if shape != [2, 2]:
+        raise ValueError(f"tasks are two by two, Alice's two and Bob's two; got sides of {shape}")
+    four = [task for side in tasks for task in side]
+    kinds = sorted({type(task).__name__ for task in four if not isinstance(task, Task)})
+    if kinds:
+        raise ValueError(
+            f"expected four tasks, as `ncutil.lora.bit_tasks.group` makes them; got {', '.join(kinds)} among them"
+        )
+    sizes = {(len(task.labels), len(task.test_labels)) for task in four}
+    if len(sizes) > 1:
+        raise ValueError(f"the four tasks need equally many samples to train and to test on; got {sorted(sizes)}")
+    words = {(np.shape(task.inputs)[1], np.shape(task.test_inputs)[1]) for task in four}
+    if len({width for both in words for width in both}) > 1:
+        raise ValueError(f"the four tasks need sentences of one length; got {sorted(words)} words to train and test on")
+    check_numbers("ranks", ranks, 1)
+    check_numbers("seeds", seeds, 0)
+    check_whole(epochs=(epochs, least), batch=(batch, 1))
+    if not _positive(rate):
+        raise ValueError(f"the rate is a positive number; got {rate!r}")
+
+
+def check_numbers(what: str, given: Any, least: int) -> None:
+    """ValueError unless these are whole numbers from `least` on, at least one and each once."""
+    numbers = list(given) if isinstance(given, (Sequence, range, np.ndarray)) and not isinstance(given, str) else []
+    fit = all(_whole(number) and number >= least for number in numbers)
+    if not numbers or not fit or len(set(numbers)) < len(numbers):
+        raise ValueError(f"need {what}: whole numbers from {least}, at least one, each once; got {given}")
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _positive(number: Any) -> bool:
+    return isinstance(number, Real) and 0 < float(number) < math.inf
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

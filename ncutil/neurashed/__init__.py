@@ -1,0 +1,1 @@
+"""Su's model and what it speaks of: `model`, `information`, `elasticity`, `separation` (of classes)."""
