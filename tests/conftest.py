@@ -158,7 +158,7 @@ parts:
 def cli(clone: Path, *words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a clone, with the clone's own `ncutil`."""
     return subprocess.run(
-        [sys.executable, "-m", "ncutil", *words],
+        [sys.executable, "-m", "ncpress", *words],
         cwd=cwd or clone,
         env=clone_environment(clone) | environment,
         capture_output=True,

@@ -264,7 +264,7 @@ def test_killed_build_leaves_the_last_site_whole(built: Path) -> None:
     before = html(built, "notebooks/02-beta")
     edit(built / "notebooks/02-beta.md", "quixotic", "half-done")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ncutil", "build"],
+        [sys.executable, "-m", "ncpress", "build"],
         cwd=built,
         env=clone_environment(built),
         stdout=subprocess.DEVNULL,

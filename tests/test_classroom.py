@@ -613,7 +613,7 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     for folder in (course / "submitted").iterdir():
         if folder not in keep:
             shutil.rmtree(folder)
-    command = [sys.executable, "-m", "ncutil", "class", "grade", str(course), "--jobs", "1"]
+    command = [sys.executable, "-m", "ncpress", "class", "grade", str(course), "--jobs", "1"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=clone_environment(ROOT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -736,7 +736,7 @@ def test_progress_is_a_bar_on_a_terminal(tmp_path: Path) -> None:
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 80))
     process = subprocess.Popen(
-        [sys.executable, "-m", "ncutil", "class", "check", str(path)],
+        [sys.executable, "-m", "ncpress", "class", "check", str(path)],
         cwd=ROOT,
         env=clone_environment(ROOT) | {"TERM": "xterm"},
         stdout=subprocess.DEVNULL,

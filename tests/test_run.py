@@ -84,7 +84,7 @@ def test_prose_and_display_tags_run_nothing(built: Path) -> None:
 
 
 def test_editing_a_module_runs_only_the_chapters_that_reach_it(built: Path) -> None:
-    with (built / "ncutil" / "chsh.py").open("a") as file:
+    with (built / "ncutil" / "bell" / "chsh.py").open("a") as file:
         file.write("\n# a comment\n")
     assert reasons(built) == {"01-alpha": "ncutil changed", "02-beta": ""}
     done = cli(built, "run")
@@ -179,7 +179,7 @@ def test_killed_run_keeps_what_was_finished_and_nothing_else(clone: Path) -> Non
     chapter = clone / "notebooks/02-beta.md"
     edit(chapter, "pause = 0.0", "pause = 60.0")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ncutil", "run", "--jobs", "1"],
+        [sys.executable, "-m", "ncpress", "run", "--jobs", "1"],
         cwd=clone,
         env=clone_environment(clone),
         stdout=subprocess.DEVNULL,
@@ -273,7 +273,7 @@ def test_outside_a_clone_says_so(tmp_path: Path, clone: Path) -> None:
 
 def test_a_foreign_ncutil_is_refused(clone: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-m", "ncutil", "run"]
+    command = [sys.executable, "-m", "ncpress", "run"]
     # Python puts the working folder first on its path, so start one folder down.
     other = subprocess.run(command, cwd=clone / "notebooks", env=environment, capture_output=True, text=True)
     assert other.returncode == 1
@@ -287,7 +287,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(clone: Path) -> None
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 80))
     process = subprocess.Popen(
-        [sys.executable, "-m", "ncutil", "run", "1", "--force"],
+        [sys.executable, "-m", "ncpress", "run", "1", "--force"],
         cwd=clone,
         env=clone_environment(clone) | {"TERM": "xterm"},
         stdout=subprocess.DEVNULL,

@@ -40,7 +40,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(course: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "ncutil", "class", "grade", str(course), "--jobs", str(JOBS)]
+    command = [sys.executable, "-m", "ncpress", "class", "grade", str(course), "--jobs", str(JOBS)]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=ROOT, env=clone_environment(ROOT), stdout=quiet, stderr=quiet)
 
