@@ -1,9 +1,10 @@
-"""The two paths train the same networks, and a member is the same run wherever it stands."""
+"""Training of ensembles: the kernel equals the reference, a member is the same run anywhere, machine code is kept."""
 
+import os
+import shutil
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from ncpress.project import Project
 from ncutil.ground.staleness import imported, reach
-from ncutil.training import _vectors, ensembles
+from ncutil.training import _kernel, _vectors, ensembles
 
 BITS = np.array(list(product([0, 1], repeat=4)))
 XOR_A, XOR_B = BITS[:, 0] ^ BITS[:, 1], BITS[:, 2] ^ BITS[:, 3]
@@ -38,7 +39,7 @@ SHARED_MIDDLE = {
     ],
     ids=["adam", "sgd", "masks and weights"],
 )
-def test_the_float64_kernel_is_the_reference(tasks, options):
+def test_train_equals_reference(tasks, options):
     arguments = (BITS, TASKS[tasks], 3, range(40, 60))
     options = {"steps": 500, "record": [0, 1, 100, 500], **options}
     fast = ensembles.train(*arguments, dtype="float64", **options)
@@ -48,7 +49,7 @@ def test_the_float64_kernel_is_the_reference(tasks, options):
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.05), ("sgd", 0.5)])
-def test_the_reference_is_a_module_with_an_optimizer(optimizer, rate):
+def test_reference_equals_a_module_with_an_optimizer(optimizer, rate):
     torch = pytest.importorskip("torch")
     start = ensembles.train_reference(BITS, XOR_A[:, None], 3, [7], steps=0, rate=rate)
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
@@ -70,8 +71,8 @@ def test_the_reference_is_a_module_with_an_optimizer(optimizer, rate):
 # is on, and fails by luck.
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_the_float64_kernel_is_the_reference_under_any_options(data):
-    """For 500 steps: later, ever more members part at a kink."""
+def test_train_equals_reference_under_any_options(data):
+    """For 500 steps: after more, ever more members differ because of a kink."""
     bits, heads, width = (data.draw(st.integers(1, most), name) for most, name in ((5, "bits"), (3, "heads"), (6, "n")))
     patterns = data.draw(st.integers(1, 9), "patterns")
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "draw"))
@@ -105,7 +106,7 @@ def test_the_float64_kernel_is_the_reference_under_any_options(data):
     ],
     ids=["adam", "sgd", "masks and weights"],
 )
-def test_float32_keeps_the_losses_of_99_percent_for_200_steps(options):
+def test_float32_has_the_losses_of_99_percent_after_200_steps(options):
     """Of all members together; on each task of its own, of nearly as many as PyTorch's float32, 99 % or not."""
     shares = []
     for targets in TASKS.values():
@@ -123,7 +124,7 @@ def test_float32_keeps_the_losses_of_99_percent_for_200_steps(options):
 
 @pytest.mark.parametrize(("dtype", "rate"), [("float32", 1e30), ("float64", 1e200)])
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_steps_too_large_for_the_numbers_end_in_nan_as_in_the_reference(dtype, rate):
+def test_too_large_steps_give_nan_as_in_reference(dtype, rate):
     given, options = (BITS, TASKS["XOR, XOR"], 3, range(40)), {"steps": 20, "rate": rate, "optimizer": "sgd"}
     fast, reference = (path(*given, dtype=dtype, **options) for path in (ensembles.train, ensembles.train_reference))
     lost = np.isnan(reference.logits)
@@ -134,7 +135,7 @@ def test_steps_too_large_for_the_numbers_end_in_nan_as_in_the_reference(dtype, r
 
 
 @pytest.mark.parametrize("dtype", ensembles.DTYPES)
-def test_a_member_is_the_same_alone_and_among_many(dtype):
+def test_member_is_the_same_alone_and_among_many(dtype):
     def run(seeds):
         return ensembles.train(BITS, TASKS["XOR, XOR"], 3, seeds, steps=300, rate=0.05, dtype=dtype)
 
@@ -147,7 +148,7 @@ def test_a_member_is_the_same_alone_and_among_many(dtype):
     np.testing.assert_array_equal(backwards.logits[:, ::-1], many.logits)
 
 
-def test_the_number_of_threads_changes_nothing(monkeypatch):
+def test_threads_change_no_bit(monkeypatch):
     def run():
         return ensembles.train(BITS, TASKS["easy, XOR"], 2, range(700), steps=100, rate=0.05).logits
 
@@ -157,9 +158,9 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
     np.testing.assert_array_equal(one, run())
 
 
-def test_another_process_gives_the_same_bits():
+def test_processes_give_the_same_bits():
     code = (
-        "import numpy as np; from ncutil import ensembles; x = np.eye(4);"
+        "import numpy as np; from ncutil.training import ensembles; x = np.eye(4);"
         "r = ensembles.train(x, x[:, :2], 3, range(9), steps=300, rate=0.05); print(r.hidden.tobytes().hex())"
     )
     there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -171,7 +172,7 @@ def test_another_process_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("path", [ensembles.train, ensembles.train_reference])
-def test_numbers_out_of_a_table_are_numbers(path):
+def test_numpy_scalars_are_accepted(path):
     plain = path(BITS, XOR_A[:, None], 3, [4], steps=2, rate=0.5, record=[0, 2])
     steps, record = np.uint8(2), np.array([0, 2], np.uint64)
     numpys = path(
@@ -182,7 +183,7 @@ def test_numbers_out_of_a_table_are_numbers(path):
     assert last.seeds.tolist() == [2**63 - 1]
 
 
-def test_both_paths_start_from_the_same_documented_weights():
+def test_first_weights_are_those_documented():
     result = ensembles.train(BITS, TASKS["XOR, XOR"], 3, [7], steps=0, rate=1.0, dtype="float64")
     drawn = np.random.default_rng(7).standard_normal(3 * 4 + 2 * 3)
     np.testing.assert_allclose(result.hidden[0, :, :-1].ravel(), np.sqrt(2 / 4) * drawn[:12])
@@ -191,7 +192,7 @@ def test_both_paths_start_from_the_same_documented_weights():
     assert not result.head[..., -1].any()
 
 
-def test_a_pattern_of_weight_zero_is_not_trained_on():
+def test_pattern_of_weight_zero_is_not_trained_on():
     kept = np.arange(16) < 11
     options = {"steps": 100, "rate": 0.05, "dtype": "float64"}
     weighted = ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(5), weights=kept, **options)
@@ -219,7 +220,7 @@ def test_members_may_have_different_targets(path):
         np.testing.assert_array_equal(both.outcomes[:, member], alone.outcomes[:, 0])
 
 
-def test_a_head_that_shares_nothing_feels_nothing():
+def test_heads_that_share_no_unit_do_not_interact():
     apart = {"head_mask": np.kron(np.eye(2), np.ones((1, 3)))}
     with_easy, with_xor = (
         ensembles.train(BITS, TASKS[tasks], 6, range(20), steps=200, rate=0.05, **apart)
@@ -229,9 +230,14 @@ def test_a_head_that_shares_nothing_feels_nothing():
     assert not with_easy.head[:, 0, 3:6].any()
 
 
-def test_first_weights_are_drawn_once_a_seed(monkeypatch):
-    drawn, draw = [], ensembles._draw
-    monkeypatch.setattr(ensembles, "_draw", lambda seeds, *shape: drawn.append(seeds.tolist()) or draw(seeds, *shape))
+def test_first_weights_are_drawn_once_for_each_seed(monkeypatch):
+    drawn, draw = [], ensembles.first_weights
+
+    def counted(seeds, *shape):
+        drawn.append(seeds.tolist())
+        return draw(seeds, *shape)
+
+    monkeypatch.setattr(ensembles, "first_weights", counted)
     result = ensembles.train(BITS, TASKS["XOR, XOR"], 2, np.tile([5, 3, 9], 300), steps=0, rate=1.0)
     assert drawn == [[3, 5, 9]]
     for place, seed in enumerate((5, 3, 9)):
@@ -240,7 +246,7 @@ def test_first_weights_are_drawn_once_a_seed(monkeypatch):
 
 
 @pytest.mark.parametrize("device", ensembles.DEVICES)
-def test_the_path_for_other_devices_is_the_kernel_to_1e_4(device):
+def test_reference_on_a_device_is_near_the_kernel(device):
     torch = pytest.importorskip("torch")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU that PyTorch can use; the same path is tested on the processor")
@@ -252,7 +258,7 @@ def test_the_path_for_other_devices_is_the_kernel_to_1e_4(device):
     assert there.logits.dtype == np.float32
 
 
-def test_training_on_a_gpu_is_the_torch_path(monkeypatch):
+def test_train_on_gpu_is_the_reference(monkeypatch):
     asked = {}
     monkeypatch.setattr(ensembles, "train_reference", lambda *args, **options: asked.update(options) or args)
     options = {
@@ -268,7 +274,7 @@ def test_training_on_a_gpu_is_the_torch_path(monkeypatch):
     assert asked.items() >= {"device": "cuda", "dtype": "float32", **options}.items()
 
 
-def test_bad_devices_get_one_clear_line():
+def test_bad_device_is_an_error():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match="unknown device 'tpu'; known: cpu, cuda"):
         ensembles.train(BITS, XOR_A[:, None], 2, [0], steps=1, rate=0.1, device="tpu")
@@ -277,7 +283,7 @@ def test_bad_devices_get_one_clear_line():
             ensembles.train(BITS, XOR_A[:, None], 2, [0], steps=1, rate=0.1, device="cuda")
 
 
-def test_a_masked_link_stays_zero():
+def test_masked_link_stays_zero():
     result = ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(4), steps=50, rate=0.1, **SHARED_MIDDLE)
     assert not result.hidden[:, :, :-1][:, np.array(SHARED_MIDDLE["input_mask"]) == 0].any()
     assert not result.head[:, :, :-1][:, np.array(SHARED_MIDDLE["head_mask"]) == 0].any()
@@ -294,7 +300,7 @@ def test_losses_and_outcomes_follow_from_the_logits():
     np.testing.assert_array_equal(result.outcomes == 1, likelihood > 0.5)
 
 
-def test_xor_is_learned_with_enough_units():
+def test_xor_is_learned_with_eight_units():
     corners = np.array(list(product([0, 1], repeat=2)))
     xor = (corners[:, :1] ^ corners[:, 1:]).astype(int)
     result = ensembles.train(corners, xor, 8, range(50), steps=1000, rate=0.05)
@@ -319,19 +325,20 @@ def test_gradients_are_those_of_each_head_alone():
         assert not alone[:, :, 1 - head].any()
 
 
-@given(st.integers(0, 200))
-def test_surgery_leaves_no_conflict_with_either_head(seed):
-    import torch
-
-    own = torch.tensor(np.random.default_rng(seed).standard_normal((2, 3, 4, 5)))
-    free = ensembles._without_conflict(own)
+def test_surgery_leaves_no_conflict_with_either_head():
+    options = {"steps": 1, "rate": 1e-6, "optimizer": "sgd", "record": [0], "gradients": True}
+    result = ensembles.train_reference(BITS, TASKS["XOR, XOR"], 4, range(50), surgery=True, **options)
+    start = ensembles.train_reference(BITS, TASKS["XOR, XOR"], 4, range(50), steps=0, rate=1.0)
+    step = (start.hidden - result.hidden) / options["rate"]
+    own = result.gradients[0].swapaxes(0, 1)
     apart = (own[0] * own[1]).sum(-1) < 0
-    np.testing.assert_allclose(free[~apart], own.sum(0)[~apart])
+    assert 0 < apart.sum() < apart.size
+    np.testing.assert_allclose(step[~apart], own.sum(0)[~apart], atol=1e-8)
     for head in own:
-        assert ((free * head).sum(-1)[apart] > -1e-9).all()
+        assert ((step * head).sum(-1)[apart] > -1e-8).all()
 
 
-def test_surgery_changes_training_only_where_something_is_shared():
+def test_surgery_changes_only_shared_units():
     options = {"steps": 50, "rate": 0.05}
     plain, cut = (
         ensembles.train_reference(BITS, TASKS["easy, XOR"], 3, range(5), surgery=s, **options) for s in (False, True)
@@ -387,51 +394,87 @@ GOOD = {"inputs": BITS, "targets": TASKS["XOR, XOR"], "width": 2, "seeds": [0, 1
         ({"record": [9]}, "record asks for step 9, but there are 5 steps"),
     ],
 )
-def test_bad_input_gets_one_clear_line(path, wrong, message):
+def test_bad_input_is_an_error(path, wrong, message):
     with pytest.raises(ValueError, match=message):
         path(**{**GOOD, **wrong})
 
 
-def test_importing_does_not_bring_torch():
+def test_import_brings_no_torch():
     code = "import sys, ncutil.training.ensembles; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_name_that_is_no_option_is_an_error():
+def test_unknown_option_is_an_error():
     for path in (ensembles.train, ensembles.train_reference):
         with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
             path(**GOOD, step=3)
 
 
 def trained_anew():
-    ensembles._compiled.cache_clear()  # as a process that has just started
+    _kernel.compiled.cache_clear()  # as a process that has just started
     return ensembles.train(BITS, TASKS["XOR, XOR"], 3, range(20), steps=50, rate=0.05).logits
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A folder in which the package seems to lie, and a user's cache beside it."""
-    source = tmp_path / "package" / "lanes.py"
-    source.parent.mkdir()
-    source.write_bytes(Path(_vectors.__file__).read_bytes())
-    monkeypatch.setattr(_vectors, "__file__", str(source))
+    """A folder that takes the package's place where machine code is kept, and a user's cache beside it."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    monkeypatch.setattr(_vectors, "__file__", str(folder / "_vectors.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield source.parent
-    ensembles._compiled.cache_clear()
+    yield folder
+    _kernel.compiled.cache_clear()
 
 
-def test_machine_code_is_kept_for_the_next_process(package, monkeypatch):
+def test_machine_code_is_used_again(package, monkeypatch):
     first = trained_anew()
     (kept,) = (package / "__pycache__").iterdir()
     assert kept.name.startswith("ensembles-4-3-2-adam-float32-")
     with monkeypatch.context() as patched:
-        patched.setattr(ensembles, "_write", pytest.fail)  # compiling again would fail
+        patched.setattr(_kernel, "write", pytest.fail)  # compiling again would fail
         np.testing.assert_array_equal(trained_anew(), first)
     kept.unlink()
     np.testing.assert_array_equal(trained_anew(), first)
 
 
-def test_machine_code_of_other_sources_goes(package):
+TRAIN = """
+import sys
+from pathlib import Path
+from ncutil.training import ensembles
+
+ensembles.train([[0.0], [1.0]], [[0], [1]], 1, [0], steps=1, rate=0.1)
+print(*(path.name for path in Path(ensembles.__file__).parent.glob("__pycache__/*.o")))
+"""
+
+
+def test_machine_code_depends_on_syntax_of_its_modules(tmp_path):
+    """A comment changes no file name, a statement does; modules that write no instruction do not count."""
+    shutil.copytree(ROOT / "ncutil", tmp_path / "ncutil", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def kept():
+        options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}}
+        done = subprocess.run([sys.executable, "-c", TRAIN], **options, check=True, capture_output=True, text=True)
+        (name,) = done.stdout.split()
+        return name
+
+    def edit(module, line):
+        path = tmp_path / "ncutil" / "training" / f"{module}.py"
+        path.write_text(f"{path.read_text()}{line}\n")
+
+    names = [kept()]
+    for module, line in (
+        ("_kernel", "# a comment"),
+        ("ensembles", "STATEMENT = 1"),
+        ("_kernel", "STATEMENT = 1"),
+        ("_vectors", "STATEMENT = 1"),
+    ):
+        edit(module, line)
+        names.append(kept())
+    assert names[0] == names[1] == names[2]
+    assert len(set(names[2:])) == 3
+
+
+def test_machine_code_of_other_versions_is_deleted(package):
     kept = package / "__pycache__"
     kept.mkdir()
     for name in ("ensembles-0123456789.o", "ensembles-4-3-2-adam-float32-a.b.o", "others-4.o", "ensembles.pyc"):
@@ -447,7 +490,7 @@ def test_machine_code_of_other_sources_goes(package):
 @pytest.mark.parametrize(
     "damage", [lambda code: b"", lambda code: code[: len(code) // 2], lambda code: b"x" * len(code)]
 )
-def test_damaged_machine_code_is_compiled_anew(package, damage):
+def test_damaged_machine_code_is_compiled_again(package, damage):
     first = trained_anew()
     (kept,) = (package / "__pycache__").iterdir()
     whole = kept.read_bytes()
@@ -456,41 +499,41 @@ def test_damaged_machine_code_is_compiled_anew(package, damage):
     assert kept.read_bytes() == whole
 
 
-def test_a_package_that_takes_no_files_leaves_its_code_in_the_users_cache(package, tmp_path, monkeypatch):
+def test_machine_code_goes_to_the_users_cache(package, tmp_path, monkeypatch):
     (package / "__pycache__").write_text("no folder")
     first = trained_anew()
     assert len(list((tmp_path / "cache" / "ncutil").iterdir())) == 1
-    monkeypatch.setattr(ensembles, "_write", pytest.fail)
+    monkeypatch.setattr(_kernel, "write", pytest.fail)
     np.testing.assert_array_equal(trained_anew(), first)
 
 
-def test_where_nothing_takes_files_only_time_is_lost(package, tmp_path):
+def test_machine_code_needs_no_writable_folder(package, tmp_path):
     (package / "__pycache__").write_text("no folder")
     (tmp_path / "cache").write_text("no folder")
     assert trained_anew().shape == (1, 20, 16, 2)
 
 
-def test_a_chapter_that_trains_runs_again_when_the_vectors_change():
+def test_chapter_that_trains_reaches_vector_programs():
     chapter = Project(ROOT).chapters["02-ncnet"]
-    assert {"ncutil.training.ensembles", "ncutil.training._vectors"} <= reach(
+    assert {"ncutil.training.ensembles", "ncutil.training._kernel", "ncutil.training._vectors"} <= reach(
         set().union(*(imported(cell.source) for cell in chapter.code_cells))
     ).keys()
 
 
-def test_a_program_with_an_unknown_argument_gets_one_clear_line():
-    with pytest.raises(ValueError, match="unknown kind of argument 'words'; known: lanes, numbers, counts, count"):
-        _vectors.compiled("nothing", lambda p: None, ["words"], "float32", made_of="")
+def test_unknown_kind_of_argument_is_an_error():
+    with pytest.raises(ValueError, match="unknown kind of argument 'words'; known: vectors, numbers, counts, count"):
+        _vectors.compiled("nothing", lambda p: None, ["words"], "float32")
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 3e-7), ("float64", 5e-16)])
-def test_the_sigmoid_is_one_to_the_last_digits(dtype, most):
+def test_sigmoid_is_exact_to_the_last_digits(dtype, most):
     def write(p):
         x, y, vectors = p.arguments
         with p.loop(vectors) as k:
             p.store(p.sigmoid(p.load(x, k)), y, k)
 
-    run = _vectors.compiled("sigmoid", write, ["lanes", "lanes", "count"], dtype, made_of="this test")
-    x, y = (_vectors.aligned((500, _vectors.LANES), dtype) for _ in range(2))
+    run = _vectors.compiled("sigmoid", write, ["vectors", "vectors", "count"], dtype)
+    x, y = (_vectors.aligned((500, _vectors.LENGTH), dtype) for _ in range(2))
     x[:] = np.linspace(-300, 300, x.size).reshape(x.shape)
     run(x, y, len(x))
     exact = 1 / (1 + np.exp(-x.astype(float)))

@@ -1,4 +1,4 @@
-"""The NCnet experiment: what the contexts ask, how S follows from the answers, and the trial's figures."""
+"""The NCnet experiment: targets of the contexts, S from the outcomes, and the means of the trial."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_tasks_are_their_truth_tables():
     np.testing.assert_array_equal(ncnet.truth_table("xor", 3), ncnet.corners(3).sum(1) % 2)
 
 
-def test_contexts_ask_each_head_about_its_own_bits():
+def test_targets_of_a_head_depend_on_its_own_bits():
     x, targets = ncnet.patterns(("first", "xor"), ("and", "or"))
     assert x.shape == (16, 4)
     assert len(np.unique(x, axis=0)) == 16
@@ -32,7 +32,7 @@ def test_contexts_ask_each_head_about_its_own_bits():
     np.testing.assert_array_equal(targets[1, 1, :, 0], targets[1, 1, :, 1])
 
 
-def test_wiring():
+def test_wiring_masks():
     assert ncnet.wiring(3) == {"width": 3}
     apart = ncnet.wiring(2, "none")
     assert apart["width"] == 4
@@ -60,7 +60,7 @@ TRIAL = {
 
 
 @pytest.mark.parametrize("restarts", TRIAL)
-def test_the_trials_table(restarts):
+def test_experiment_agrees_with_the_trial(restarts):
     table = TRIAL[restarts]
     runs = ncnet.per_run(ncnet.experiment(list(table), runs=800 // restarts, restarts=restarts, seed=5))
     for width, (mean, error, above) in table.items():
@@ -72,7 +72,7 @@ def test_the_trials_table(restarts):
     assert (runs.measure <= 0).all()
 
 
-def test_the_columns_belong_together():
+def test_experiment_columns_follow_from_moments():
     frame = ncnet.experiment([2, 3], runs=20, seed=1, steps=300, record=[0, 300])
     assert list(frame)[:9] == ["run", "width", "context", "step", "inputs", "c", "mean_a", "mean_b", "loss"]
     assert len(frame) == 20 * 2 * 4 * 2
@@ -91,14 +91,14 @@ def test_the_columns_belong_together():
         ncnet.per_run(frame.iloc[1:])
 
 
-def test_a_run_is_the_same_run_in_any_experiment():
+def test_run_is_the_same_in_any_experiment():
     options = {"steps": 200, "seed": 3}
     few, many = (ncnet.experiment([3], runs=runs, **options) for runs in (4, 40))
     assert many[many.run < 4].reset_index(drop=True).equals(few)
     assert not ncnet.experiment([3], runs=4, steps=200, seed=4).equals(few)
 
 
-def test_three_learned_contexts_give_three_minus_the_fourth():
+def test_s_is_3_minus_c22_where_three_contexts_are_learned():
     trained = ncnet.train(3, 200, seed=0)
     frame = trained.frame().pivot(index="run", columns="context", values="c")
     s = ncnet.per_run(trained.frame()).s
@@ -107,7 +107,7 @@ def test_three_learned_contexts_give_three_minus_the_fourth():
     np.testing.assert_allclose(s[learned], 3 - frame["22"][learned])
 
 
-def test_heads_that_share_nothing_are_one_joint_distribution():
+def test_heads_that_share_nothing_do_not_signal():
     trained = ncnet.train(3, 60, seed=2, steps=400, sharing="none")
     for choice in (trained, trained.best_of(4, "head")):
         runs = ncnet.per_run(choice.frame())
@@ -115,7 +115,7 @@ def test_heads_that_share_nothing_are_one_joint_distribution():
         assert (runs.s_odd <= 2 + 1e-9).all()
 
 
-def test_the_best_restart_is_the_one_with_the_lowest_loss():
+def test_best_of_takes_the_lowest_loss():
     trained = ncnet.train(2, 11, seed=0, steps=300, record=[0, 300])
     best = trained.best_of(5)
     assert best.logits.shape == (2, 2, 2, 2, 16, 2)
@@ -128,16 +128,16 @@ def test_the_best_restart_is_the_one_with_the_lowest_loss():
         trained.best_of(12)
 
 
-def test_held_out_inputs_are_counted_apart():
+def test_held_out_inputs_have_rows_of_their_own():
     frame = ncnet.experiment([8], runs=6, restarts=2, seed=0, steps=1000, seen=10)
     assert set(frame.inputs) == {"seen", "held out"}
     runs = ncnet.per_run(frame)
     accuracy = runs.groupby("inputs").accuracy.mean()
     assert accuracy["seen"] > 0.98 > accuracy["held out"]
-    trained = ncnet.train(8, 12, seed=0, steps=1, seen=10, alike=2)
-    assert (trained.seen.sum(1) == 10).all()
-    np.testing.assert_array_equal(trained.seen[::2], trained.seen[1::2])
-    assert len(np.unique(trained.seen, axis=0)) == 6
+    trained = ncnet.train(8, 12, seed=0, steps=1, seen=10, runs_per_subset=2)
+    assert (trained.trained_on.sum(1) == 10).all()
+    np.testing.assert_array_equal(trained.trained_on[::2], trained.trained_on[1::2])
+    assert len(np.unique(trained.trained_on, axis=0)) == 6
     assert set(ncnet.experiment([2], runs=2, seed=0, steps=1).inputs) == {"seen"}
 
 
@@ -156,7 +156,7 @@ def test_held_out_inputs_are_counted_apart():
         ({"widths": [0]}, "width >= 1"),
     ],
 )
-def test_bad_input_gets_one_clear_line(wrong, message):
+def test_bad_input_is_an_error(wrong, message):
     options = {"widths": [2], "runs": 2, "seed": 0, "steps": 1, **wrong}
     with pytest.raises(ValueError, match=message):
         ncnet.experiment(options.pop("widths"), options.pop("runs"), **options)

@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog
 from scipy.sparse import identity, kron
 
+from ncutil.ground.checks import known
+
 Floats = NDArray[np.float64]
 
 ESTIMATORS = ("product", "covariance", "pearson")
@@ -61,7 +63,7 @@ def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floa
     >>> correlations(a, b)[0, 0], correlations(a, b, "pearson")[0, 0]
     (np.float64(0.5), np.float64(nan))
     """
-    _known(estimator)
+    known("estimator", estimator, ESTIMATORS)
     x, y = _outcomes(a, b)
     if estimator == "product":
         return _mean_product(x, y)
@@ -104,7 +106,7 @@ def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float
     >>> [classical_bound("product"), classical_bound("pearson"), round(classical_bound("pearson", "real"), 3)]
     [2.0, 2.5, 2.828]
     """
-    _known(estimator)
+    known("estimator", estimator, ESTIMATORS)
     if outcomes not in ("sign", "real"):
         raise ValueError(f"unknown outcomes {outcomes!r}; known: sign, real")
     if outcomes == "sign":
@@ -164,7 +166,7 @@ def from_strategies(weights: ArrayLike) -> Floats:
 
 def correlators(p: ArrayLike, estimator: str = "product") -> Floats:
     """Correlators of a behaviour, (..., 2, 2, 2, 2) to (..., 2, 2): what `correlations` estimates."""
-    _known(estimator)
+    known("estimator", estimator, ESTIMATORS)
     product = _einsum("...xy,x,y->...", _behaviour(p), _SIGN, _SIGN)
     if estimator == "product":
         return product
@@ -295,11 +297,6 @@ def horodecki(rho: ArrayLike) -> Floats:
     T = _einsum("...xy,klyx->...kl", rho, pairs).real
     root = np.linalg.svd(T, compute_uv=False)  # roots of the eigenvalues of T^T T, largest first
     return np.asarray(2 * np.hypot(root[..., 0], root[..., 1]))[()]
-
-
-def _known(estimator: str) -> None:
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
 
 
 def _einsum(subscripts: str, *arrays: NDArray[Any]) -> Floats:

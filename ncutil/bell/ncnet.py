@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ncutil.bell import chsh
+from ncutil.ground.checks import known
 from ncutil.training import ensembles
 
 Array = NDArray[Any]
@@ -52,13 +53,12 @@ def truth_table(task: str, bits: int = 2) -> Array:
     >>> truth_table("xor").tolist(), truth_table("and").tolist()
     ([0, 1, 1, 0], [0, 0, 0, 1])
     """
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    known("task", task, TASKS)
     return TASKS[task](corners(bits)).astype(int)
 
 
 def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") -> tuple[Array, Array]:
-    """What the networks see, and what the four contexts ask.
+    """Input patterns of the networks, and targets of the four contexts.
 
     Parameters
     ----------
@@ -70,20 +70,20 @@ def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") ->
     -------
     inputs, shape (patterns, bits of both), and targets, shape (2, 2, patterns, 2): [i, j, :, 0] is Alice's task i.
     """
-    _known("inputs", inputs, INPUTS)
+    known("inputs", inputs, INPUTS)
     if len(alice) != 2 or len(bob) != 2:
         raise ValueError(f"each head has two tasks, one a setting; got {alice} and {bob}")
     own = corners(bits)
     his, hers = np.arange(len(own)), np.arange(len(own))
     if inputs == "separate":
         hers, his = np.repeat(hers, len(own)), np.tile(his, len(own))
-    seen = own if inputs == "shared" else np.hstack([own[hers], own[his]])
+    x = own if inputs == "shared" else np.hstack([own[hers], own[his]])
     targets = [[[truth_table(a, bits)[hers], truth_table(b, bits)[his]] for b in bob] for a in alice]
-    return seen, np.moveaxis(np.array(targets), 2, 3)
+    return x, np.moveaxis(np.array(targets), 2, 3)
 
 
 def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "separate") -> dict[str, Any]:
-    """Hidden units and masks of a network in which each head has `width` units to read, as arguments of `train`.
+    """Hidden units and masks of a network whose heads read `width` units each, as arguments of `ensembles.train`.
 
     "full": both heads read the same `width` units. "none": each head has `width` units of its own.
     "overlap": two XORnets of two units each that share 4 - width of them (figure 1b), so width is 2, 3 or 4 in all;
@@ -94,7 +94,7 @@ def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "sepa
     >>> wiring(3, "overlap")["head_mask"].tolist()
     [[1, 1, 0], [0, 1, 1]]
     """
-    _known("sharing", sharing, SHARING)
+    known("sharing", sharing, SHARING)
     if sharing == "full":
         return {"width": width}
     if sharing == "none":
@@ -109,16 +109,16 @@ def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "sepa
 
 @dataclass(frozen=True)
 class Trained:
-    """Four contexts of many runs: what every head answered, and how much it lost.
+    """Four contexts of many runs: the logits and the losses of every head.
 
     targets : (2, 2, patterns, 2); logits : (2, 2, records, runs, patterns, 2); losses : (2, 2, records, runs, 2)
-    seen : (runs, patterns), True where a pattern was trained on; steps : (records,)
+    trained_on : (runs, patterns), True where a run was trained on a pattern; steps : (records,)
     """
 
     targets: Array
     logits: Array
     losses: Array
-    seen: Array
+    trained_on: Array
     steps: Array
 
     @property
@@ -137,7 +137,7 @@ class Trained:
         "network" compares the sum of both heads' losses, as one would choose a network; "head" lets each head choose
         for itself, which makes sense only where the heads share nothing.
         """
-        _known("select", select, ("network", "head"))
+        known("select", select, ("network", "head"))
         runs = self.losses.shape[3] // restarts
         if restarts < 1 or runs < 1:
             raise ValueError(f"cannot take the best of {restarts} among {self.losses.shape[3]} runs")
@@ -147,12 +147,12 @@ class Trained:
         best = final.argmin(3) + np.arange(runs)[:, None] * restarts
         logits = np.take_along_axis(self.logits, best[:, :, None, :, None, :], axis=3)
         losses = np.take_along_axis(self.losses, best[:, :, None], axis=3)
-        # The restarts of one run see the same patterns, see `train`.
-        return replace(self, logits=logits, losses=losses, seen=self.seen[: runs * restarts : restarts])
+        # All restarts of one run are trained on the same patterns, see `train`.
+        return replace(self, logits=logits, losses=losses, trained_on=self.trained_on[: runs * restarts : restarts])
 
     def frame(self) -> pd.DataFrame:
         """One row per run, context, recorded step and kind of inputs; the columns are those of `experiment`."""
-        kinds = {"seen": self.seen, "held out": ~self.seen}
+        kinds = {"seen": self.trained_on, "held out": ~self.trained_on}
         return pd.concat([self._rows(kind, on) for kind, on in kinds.items() if on.any()], ignore_index=True)
 
     def _rows(self, kind: str, on: Array) -> pd.DataFrame:
@@ -199,7 +199,7 @@ def train(
     inputs: str = "separate",
     sharing: str = "full",
     seen: int | None = None,
-    alike: int = 1,
+    runs_per_subset: int = 1,
     first: int = 0,
     record: Sequence[int] | None = None,
     trainer: Callable[..., ensembles.Ensemble] = ensembles.train,
@@ -207,22 +207,22 @@ def train(
     """Train the four contexts of many runs; parameters as in `experiment`.
 
     Run r starts from seed 2**32 * seed + r in all four contexts; `first` is the number of the first run. With `seen`,
-    every group of `alike` runs draws its own patterns to train on. `trainer` may be `ensembles.train_reference` with
-    options of its own.
+    each group of `runs_per_subset` runs draws its own patterns to train on. `trainer` may be
+    `ensembles.train_reference` with options of its own.
     """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must lie in 0..2**31 - 1; got {seed}")
     x, targets = patterns(alice, bob, bits, inputs)
-    shown = np.ones((runs, len(x)), bool)
+    trained_on = np.ones((runs, len(x)), bool)
     if seen is not None:
         if not 1 <= seen <= len(x):
             raise ValueError(f"seen must be 1 to {len(x)} patterns; got {seen}")
         rng = np.random.default_rng([seed, seen, first] if first else [seed, seen])
-        drawn = rng.permuted(np.tile(np.arange(len(x)) < seen, (-(-runs // alike), 1)), axis=1)
-        shown = np.repeat(drawn, alike, axis=0)[:runs]
+        drawn = rng.permuted(np.tile(np.arange(len(x)) < seen, (-(-runs // runs_per_subset), 1)), axis=1)
+        trained_on = np.repeat(drawn, runs_per_subset, axis=0)[:runs]
     options: dict[str, Any] = {"steps": steps, "rate": rate, "record": record, **wiring(width, sharing, bits, inputs)}
     if seen is not None:
-        options["weights"] = np.tile(shown, (4, 1))
+        options["weights"] = np.tile(trained_on, (4, 1))
     # The four contexts of all runs are one ensemble, context by context.
     every = np.repeat(targets.reshape(4, *targets.shape[2:]), runs, axis=0)
     trained = trainer(x, every, seeds=np.tile(2**32 * seed + first + np.arange(runs), 4), **options)
@@ -231,7 +231,7 @@ def train(
         np.moveaxis(array.reshape(len(array), 2, 2, runs, *array.shape[2:]), 0, 2)
         for array in (trained.logits, trained.losses)
     )
-    return Trained(targets, logits, losses, shown, trained.steps)
+    return Trained(targets, logits, losses, trained_on, trained.steps)
 
 
 def experiment(
@@ -271,7 +271,7 @@ def experiment(
         raise ValueError(f"need widths, runs and restarts; got widths={list(widths)}, runs={runs}, restarts={restarts}")
     frames = []
     for width in widths:
-        trained = train(width, runs * restarts, alike=restarts, **options).best_of(restarts, select)
+        trained = train(width, runs * restarts, runs_per_subset=restarts, **options).best_of(restarts, select)
         frames.append(trained.frame().assign(width=width))
     frame = pd.concat(frames, ignore_index=True)
     return frame[["run", "width", *frame.columns.drop(["run", "width"])]]
@@ -287,8 +287,3 @@ def per_run(frame: pd.DataFrame) -> pd.DataFrame:
     right = (2 + frame.mean_a + frame.mean_b).to_numpy().reshape(-1, 4).mean(1) / 4
     once = frame[frame.context == "11"].drop(columns=["context", "c", "mean_a", "mean_b", "loss"])
     return once.assign(accuracy=right).reset_index(drop=True)
-
-
-def _known(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise ValueError(f"unknown {what} {given!r}; known: {', '.join(known)}")

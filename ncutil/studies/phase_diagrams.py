@@ -361,7 +361,7 @@ def _rate(width: int, rate: float, runs: int) -> pd.DataFrame:
 
 
 def _data(width: int, seen: int, runs: int) -> pd.DataFrame:
-    trained = ncnet.train(width, runs, seed=SEED, seen=seen, alike=4)
+    trained = ncnet.train(width, runs, seed=SEED, seen=seen, runs_per_subset=4)
     each, keys = _chosen(trained, width=width, size=seen), ["width", "restarts", "size", "inputs"]
     # Four single runs see the same patterns; the best of them is one run.
     return pd.concat([reduced(each[each.restarts == k], keys, alike=4 // k) for k in (1, 4)])

@@ -1,10 +1,10 @@
 """Programs that do the same arithmetic on many numbers side by side, written out instruction by instruction.
 
 A processor adds sixteen numbers as fast as one if they lie side by side in a vector register. A program here is a
-function that works on such vectors: `Lanes` stands for one of them, and arithmetic on it *writes* the instruction
+function that works on such vectors. `Vector` stands for one of them, and arithmetic on it *writes* the instruction
 instead of doing it. What is the same for every run of the program (how many units, which link comes next) is decided
 in Python while the program is written; what is left in it are loops over steps and data. LLVM turns it into machine
-code for the processor at hand, in a fraction of a second and once a machine: `compiled` keeps the result on disk.
+code for the processor at hand, in a fraction of a second.
 
 For example, y = x^2 + 1 for any number of vectors of sixteen numbers:
 
@@ -13,15 +13,15 @@ For example, y = x^2 + 1 for any number of vectors of sixteen numbers:
 ...     with p.loop(vectors) as k:
 ...         number = p.load(x, k)
 ...         p.store(number * number + 1.0, y, k)
->>> squares = compiled("squares", write, ["lanes", "lanes", "count"], "float32", made_of="the example")
->>> x, y = aligned((2, LANES), "float32"), aligned((2, LANES), "float32")
->>> x[:] = np.arange(32).reshape(2, LANES)
+>>> squares = compiled("squares", write, ["vectors", "vectors", "count"], "float32")
+>>> x, y = aligned((2, LENGTH), "float32"), aligned((2, LENGTH), "float32")
+>>> x[:] = np.arange(32).reshape(2, LENGTH)
 >>> squares(x, y, 2)
 >>> y[0, 3], y[1, 0]
 (np.float32(10.0), np.float32(257.0))
 
-No operation mixes lanes, so what stands in one lane cannot depend on its neighbours; the only liberty that the compiler
-has is to contract a product and a sum into one multiply-add. So the same processor gives the same bits every time.
+No operation mixes the numbers of a vector, so a result cannot depend on the numbers beside it. The compiler may only
+contract a product and a sum into one multiply-add. So the same processor gives the same bits every time.
 """
 
 import ctypes
@@ -30,10 +30,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import reduce
-from hashlib import sha256
+from functools import cache, reduce
 from pathlib import Path
-from threading import get_ident
 from typing import Any
 
 import llvmlite
@@ -42,49 +40,54 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from ncutil.ground import files, staleness
+
 Array = NDArray[Any]
 
-LANES = 16
+LENGTH = 16
 """Numbers in a vector: one register of 512 bits in float32, two or four where registers are shorter."""
 
-ARGUMENTS = ("lanes", "numbers", "counts", "count")
-"""What a program may be given: an array of vectors, of numbers, of whole numbers, or one whole number."""
+CHECK = 16
+"""Length of the digest that stands before kept machine code."""
+
+ARGUMENTS = ("vectors", "numbers", "counts", "count")
+"""Kinds of arguments: an array of vectors, of numbers, of integers, or one integer."""
 
 
 @dataclass(frozen=True)
-class Lanes:
-    """A vector of LANES numbers in the program that is being written; arithmetic on it writes instructions."""
+class Vector:
+    """A vector of LENGTH numbers in the program that is being written; arithmetic on it writes instructions."""
 
     builder: ir.IRBuilder
     value: Any
 
     def constant(self, number: float) -> Any:
-        return ir.Constant(self.value.type, [number] * LANES)
+        return ir.Constant(self.value.type, [number] * LENGTH)
 
-    def _of(self, other: "Lanes | float") -> Any:
-        return other.value if isinstance(other, Lanes) else self.constant(other)
+    def _of(self, other: "Vector | float") -> Any:
+        return other.value if isinstance(other, Vector) else self.constant(other)
 
-    def __add__(self, other: "Lanes | float") -> "Lanes":
-        return Lanes(self.builder, self.builder.fadd(self.value, self._of(other), flags=["contract"]))
+    def __add__(self, other: "Vector | float") -> "Vector":
+        return Vector(self.builder, self.builder.fadd(self.value, self._of(other), flags=["contract"]))
 
-    def __sub__(self, other: "Lanes | float") -> "Lanes":
-        return Lanes(self.builder, self.builder.fsub(self.value, self._of(other), flags=["contract"]))
+    def __sub__(self, other: "Vector | float") -> "Vector":
+        return Vector(self.builder, self.builder.fsub(self.value, self._of(other), flags=["contract"]))
 
-    def __mul__(self, other: "Lanes | float") -> "Lanes":
-        return Lanes(self.builder, self.builder.fmul(self.value, self._of(other), flags=["contract"]))
+    def __mul__(self, other: "Vector | float") -> "Vector":
+        return Vector(self.builder, self.builder.fmul(self.value, self._of(other), flags=["contract"]))
 
-    def __truediv__(self, other: "Lanes") -> "Lanes":
-        return Lanes(self.builder, self.builder.fdiv(self.value, other.value))
+    def __truediv__(self, other: "Vector") -> "Vector":
+        return Vector(self.builder, self.builder.fdiv(self.value, other.value))
 
-    def pick(self, sign: str, bound: float, yes: "Lanes | float", no: "Lanes | float") -> "Lanes":
-        """One thing in lanes where this number compares so with the bound, another elsewhere and where it is NaN."""
+    def select(self, sign: str, bound: float, yes: "Vector | float", no: "Vector | float") -> "Vector":
+        """`yes` for each number that compares so with the bound, `no` for the others and for NaN."""
         holds = self.builder.fcmp_ordered(sign, self.value, self._of(bound))
-        return Lanes(self.builder, self.builder.select(holds, self._of(yes), self._of(no)))
+        return Vector(self.builder, self.builder.select(holds, self._of(yes), self._of(no)))
 
 
-def total(first: Lanes, others: Iterable[Lanes]) -> Lanes:
+def total(first: Vector, others: Iterable[Vector]) -> Vector:
     """The sum of vectors, added in this order."""
-    return reduce(Lanes.__add__, others, first)
+    return reduce(Vector.__add__, others, first)
 
 
 class Program:
@@ -96,67 +99,67 @@ class Program:
     def __init__(self, arguments: Sequence[str], dtype: str) -> None:
         self.double = dtype == "float64"
         self.number = ir.DoubleType() if self.double else ir.FloatType()
-        self.vector, self.count = ir.VectorType(self.number, LANES), ir.IntType(64)
-        kinds = {"lanes": self.vector.as_pointer(), "numbers": self.number.as_pointer()}
+        self.vector, self.count = ir.VectorType(self.number, LENGTH), ir.IntType(64)
+        kinds = {"vectors": self.vector.as_pointer(), "numbers": self.number.as_pointer()}
         kinds |= {"counts": self.count.as_pointer(), "count": self.count}
-        self.module = ir.Module(name="lanes")
+        self.module = ir.Module(name="vectors")
         kind = ir.FunctionType(ir.VoidType(), [kinds[argument] for argument in arguments])
         self._function = ir.Function(self.module, kind, "run")
-        root = ir.FunctionType(self.vector, [self.vector])
-        self._root = ir.Function(self.module, root, f"llvm.sqrt.v{LANES}f{64 if self.double else 32}")
+        unary = ir.FunctionType(self.vector, [self.vector])
+        self._sqrt = ir.Function(self.module, unary, f"llvm.sqrt.v{LENGTH}f{64 if self.double else 32}")
         self.arguments: tuple[Any, ...] = self._function.args
         for argument, name in zip(self.arguments, arguments, strict=True):
             if name != "count":
                 argument.add_attribute("noalias")
         self.builder = ir.IRBuilder(self._function.append_basic_block())
 
-    def whole(self, number: Any) -> Any:
-        """A whole number of Python's as one of the program's, which it is already if it is none of Python's."""
+    def integer(self, number: Any) -> Any:
+        """An integer of the program: a constant for one of Python's, and as it is for one that the program computes."""
         return ir.Constant(self.count, number) if isinstance(number, int) else number
 
     def times(self, number: Any, factor: Any) -> Any:
-        return self.builder.mul(number, self.whole(factor))
+        return self.builder.mul(number, self.integer(factor))
 
     def at(self, array: Any, *offsets: Any) -> Any:
         for offset in offsets:
-            array = self.builder.gep(array, [self.whole(offset)])
+            array = self.builder.gep(array, [self.integer(offset)])
         return array
 
-    def load(self, *place: Any) -> Lanes:
-        return Lanes(self.builder, self.builder.load(self.at(*place)))
+    def load(self, *place: Any) -> Vector:
+        return Vector(self.builder, self.builder.load(self.at(*place)))
 
-    def store(self, lanes: Lanes, *place: Any) -> None:
-        self.builder.store(lanes.value, self.at(*place))
+    def store(self, vector: Vector, *place: Any) -> None:
+        self.builder.store(vector.value, self.at(*place))
 
-    def zero(self) -> Lanes:
-        return Lanes(self.builder, ir.Constant(self.vector, [0.0] * LANES))
+    def zero(self) -> Vector:
+        return Vector(self.builder, ir.Constant(self.vector, [0.0] * LENGTH))
 
-    def spread(self, *place: Any) -> Lanes:
-        """One number in every lane."""
+    def broadcast(self, *place: Any) -> Vector:
+        """A vector that holds one number LENGTH times."""
         index, empty = ir.IntType(32), ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(empty, self.builder.load(self.at(*place)), ir.Constant(index, 0))
-        everywhere = ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
-        return Lanes(self.builder, self.builder.shuffle_vector(first, empty, everywhere))
+        everywhere = ir.Constant(ir.VectorType(index, LENGTH), [0] * LENGTH)
+        return Vector(self.builder, self.builder.shuffle_vector(first, empty, everywhere))
 
-    def root(self, x: Lanes) -> Lanes:
-        return Lanes(self.builder, self.builder.call(self._root, [x.value]))
+    def sqrt(self, x: Vector) -> Vector:
+        return Vector(self.builder, self.builder.call(self._sqrt, [x.value]))
 
-    def sigmoid(self, z: Lanes) -> Lanes:
+    def sigmoid(self, z: Vector) -> Vector:
         """1 / (1 + e^-z). A library's exponential takes one number at a time; this is e^-z = 2^x, with x split into an
         integer, written into the exponent's bits, and a rest, whose power is a short polynomial."""
         mantissa, bias, terms = (52, 1023, 14) if self.double else (23, 127, 8)
         limit = float(bias - 1)
         x = z * (-1 / math.log(2))
-        x = x.pick(">", limit, limit, x)
-        x = x.pick("<", -limit, -limit, x)
+        x = x.select(">", limit, limit, x)
+        x = x.select("<", -limit, -limit, x)
         # A number this large has no room for a fraction: adding it rounds x, and leaves x + bias in the lowest bits.
         shift = x.constant(1.5 * 2**mantissa + bias)
         moved = self.builder.fadd(x.value, shift)
-        rest = x - Lanes(self.builder, self.builder.fsub(moved, shift))
-        whole = ir.VectorType(ir.IntType(64 if self.double else 32), LANES)
-        bits = self.builder.shl(self.builder.bitcast(moved, whole), ir.Constant(whole, [mantissa] * LANES))
-        power = Lanes(self.builder, self.builder.bitcast(bits, self.vector))
-        one = Lanes(self.builder, x.constant(1.0))
+        rest = x - Vector(self.builder, self.builder.fsub(moved, shift))
+        whole = ir.VectorType(ir.IntType(64 if self.double else 32), LENGTH)
+        bits = self.builder.shl(self.builder.bitcast(moved, whole), ir.Constant(whole, [mantissa] * LENGTH))
+        power = Vector(self.builder, self.builder.bitcast(bits, self.vector))
+        one = Vector(self.builder, x.constant(1.0))
         # Taylor coefficients of 2^x: what is left out is less than the type resolves on [-1/2, 1/2].
         *others, highest = (math.log(2) ** k / math.factorial(k) for k in range(terms))
         series = rest * highest + others[-1]
@@ -166,28 +169,37 @@ class Program:
 
     @contextmanager
     def loop(self, end: Any) -> Iterator[Any]:
-        """What is written inside is done for 0, 1, ... end - 1, at least once."""
+        """What is written in this block runs for 0, 1, ... end - 1, at least once."""
         before = self.builder.block
         inside, after = self._function.append_basic_block(), self._function.append_basic_block()
         self.builder.branch(inside)
         self.builder.position_at_end(inside)
         number = self.builder.phi(self.count)
-        number.add_incoming(self.whole(0), before)
+        number.add_incoming(self.integer(0), before)
         yield number
-        following = self.builder.add(number, self.whole(1))
+        following = self.builder.add(number, self.integer(1))
         number.add_incoming(following, self.builder.block)
-        self.builder.cbranch(self.builder.icmp_signed("<", following, self.whole(end)), inside, after)
+        self.builder.cbranch(self.builder.icmp_signed("<", following, self.integer(end)), inside, after)
         self.builder.position_at_end(after)
 
 
 def compiled(
-    name: str, write: Callable[[Program], None], arguments: Sequence[str], dtype: str, made_of: object
+    name: str, write: Callable[[Program], None], arguments: Sequence[str], dtype: str, modules: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """Machine code for a program, as a function of numpy arrays and whole numbers, in the order of `arguments`.
+    """Machine code for a program, as a function of numpy arrays and integers, in the order of `arguments`.
 
-    Arrays of vectors must be `aligned`; nothing is checked. The code is kept beside Python's own, or in the user's
-    cache where that folder takes no files. `name` is "program-variant": the variant and `dtype` tell apart what one
-    source can write, and `made_of` is that source; code of another source is thrown away when new code is kept.
+    Arrays of vectors must be `aligned`; nothing is checked.
+
+    Parameters
+    ----------
+    name : "program-variant"; the variant and `dtype` tell apart what one module can write
+    write : writes the program
+    arguments : kinds of its arguments, of `ARGUMENTS`
+    dtype : "float32" or "float64"
+    modules : full names of the modules that write it
+        The code is kept on disk for other processes, beside Python's own or in the user's cache, until one of these
+        modules or the version of llvmlite changes. Without modules it is compiled in each process.
+
     ValueError for an unknown kind of argument.
     """
     if unknown := set(arguments) - set(ARGUMENTS):
@@ -196,15 +208,15 @@ def compiled(
     llvm.initialize_native_asmprinter()
     processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(*processor, opt=2, jit=True)
-    version = _hash(Path(__file__).read_bytes(), llvmlite.__version__, list(arguments), made_of)
-    file = f"{name}-{dtype}-{_hash(machine.triple, processor)}.{version}.o"
-    code = _kept(file)
+    file = f"{name}-{dtype}-{files.digest(machine.triple, *processor)}.{_version(*modules)}.o"
+    code = _kept(file) if modules else None
     if code is None:
         program = Program(arguments, dtype)
         write(program)
         program.builder.ret_void()
         code = machine.emit_object(llvm.parse_assembly(str(program.module)))
-        _keep(code, file, stale=f"{name.partition('-')[0]}-*.o", version=version)
+        if modules:
+            _keep(code, file)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -217,8 +229,14 @@ def compiled(
     return run
 
 
-def _hash(*parts: object) -> str:
-    return sha256(repr(parts).encode()).hexdigest()[:16]
+@cache
+def _version(*modules: str) -> str:
+    """Hash of what a program depends on besides its name and the processor."""
+    names = {*modules, __name__}
+    whole = staleness.key(modules=names, parameters={"llvmlite": llvmlite.__version__}, rounding=False)
+    # Nothing else that a result may depend on reaches machine code.
+    trees = {name: tree for name, tree in whole["modules"].items() if name in names}
+    return staleness.short({"modules": trees, "parameters": whole["parameters"]})
 
 
 def _folders() -> list[Path]:
@@ -230,44 +248,39 @@ def _folders() -> list[Path]:
 
 
 def _kept(file: str) -> bytes | None:
-    """Machine code as it was kept; None for a damaged file too, which would bring down every process that runs it."""
+    """Machine code as it was kept; None for a damaged file too, which would crash every process that runs it."""
     for folder in _folders():
         with suppress(OSError):
-            kept = (folder / file).read_bytes()
-            digest, code = kept[: sha256().digest_size], kept[sha256().digest_size :]
-            if digest == sha256(code).digest():
+            found = (folder / file).read_bytes()
+            check, code = found[:CHECK], found[CHECK:]
+            if check == files.digest(code).encode():
                 return code
     return None
 
 
-def _keep(code: bytes, file: str, stale: str, version: str) -> None:
-    """Write a file so that no other process finds half of it, and take away those of other versions.
-
-    Where nothing may be written, the next process compiles again.
-    """
+def _keep(code: bytes, file: str) -> None:
+    """Keep machine code with its digest, and delete that of other versions; do nothing where no folder takes files."""
+    program, version = file.partition("-")[0], file.split(".")[-2]
     for folder in _folders():
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f"{file}.{os.getpid()}-{get_ident()}"
-            partial.write_bytes(sha256(code).digest() + code)
-            partial.replace(folder / file)
-            for other in folder.glob(stale):
+            files.write(folder / file, files.digest(code).encode() + code)
+            for other in folder.glob(f"{program}-*.o"):
                 if not other.name.endswith(f".{version}.o"):
                     other.unlink(missing_ok=True)
             return
 
 
 def aligned(shape: tuple[int, ...], dtype: str) -> Array:
-    """An empty array that begins where a vector may begin; its last axis holds the lanes."""
-    step = LANES * np.dtype(dtype).itemsize
+    """An empty array that begins where a vector may begin; its last axis has LENGTH numbers."""
+    step = LENGTH * np.dtype(dtype).itemsize
     memory = np.empty(math.prod(shape) * np.dtype(dtype).itemsize + step, np.uint8)
     start = -memory.ctypes.data % step
     return memory[start : start + memory.size - step].view(dtype).reshape(shape)
 
 
-def in_lanes(values: Array, dtype: str) -> Array:
-    """(members, ...) to (vectors, ..., LANES), aligned; the number of members is a multiple of LANES."""
-    moved = np.moveaxis(values.reshape(-1, LANES, *values.shape[1:]), 1, -1)
+def interleaved(values: Array, dtype: str) -> Array:
+    """(members, ...) to (vectors, ..., LENGTH), aligned; the number of members is a multiple of LENGTH."""
+    moved = np.moveaxis(values.reshape(-1, LENGTH, *values.shape[1:]), 1, -1)
     result = aligned(moved.shape, dtype)
     result[:] = moved
     return result

@@ -1,36 +1,36 @@
 """Thousands of small networks at once: one hidden ReLU layer, any number of heads, logistic loss, full batch.
 
-`train_reference` is plain autograd, to read and to believe; `train` is a compiled kernel, thousands of times faster
-than a loop of modules, and tested equal to it. Both start member k from its own seeded generator, so that a member is
-the same run alone or among 10^6 others. All members of a call are in memory at once; more than that stream through
-in blocks, as in `ncutil sweep distribution`. Explained in the chapter on NCnet.
+`train_reference` is plain autograd and easy to check. `train` is a compiled kernel, thousands of times faster than a
+loop of modules; tests hold it equal to the reference. Both draw the first weights of member k from its own seeded
+generator, so a member is the same run alone or among 10^6 others. All members of a call are in memory at once; a study
+of more trains them block by block, as `ncutil sweep distribution` does. Explained in the chapter on NCnet.
 """
 
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ncutil.training import _vectors
-from ncutil.training._vectors import LANES, Lanes, Program
+from ncutil.ground.checks import known
+from ncutil.ground.files import cores
+from ncutil.training import _kernel, _vectors
+from ncutil.training._kernel import BETA1, BETA2, EPSILON
 
 Array = NDArray[Any]
 
 OPTIMIZERS = ("adam", "sgd")
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-"""Adam's constants, PyTorch's defaults."""
 
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+BLOCK = 256
+"""Members in one call of the kernel, trained by one thread."""
+
+THREADS = cores()
 """Threads that train blocks side by side; a worker that has a core to itself sets it to 1."""
 
 
@@ -104,9 +104,9 @@ class _Setup:
 
     def start(self) -> tuple[Array, Array]:
         """First weights of all members: (members, width, bits + 1) and (members, heads, width + 1)."""
-        # The four contexts of a run start alike: what stands twice is drawn once.
+        # The four contexts of a run have one seed, which is drawn from once.
         seeds, place = np.unique(self.seeds, return_inverse=True)
-        hidden, head = _draw(seeds, self.see.shape[1] - 1, *self.read.shape)
+        hidden, head = first_weights(seeds, self.see.shape[1] - 1, len(self.see), len(self.read))
         return (hidden * self.see)[place], (head * self.read)[place]
 
 
@@ -167,12 +167,13 @@ def train(
     setup = _setup(inputs, targets, width, seeds, dtype, **options)
     members, (patterns, heads) = len(setup.seeds), setup.targets.shape[-2:]
     goals = np.broadcast_to(setup.targets, (members, patterns, heads))
-    run, together = _compiled(setup.inputs.shape[1], int(width), heads, setup.adam, dtype)
+    shape = _kernel.Shape(setup.inputs.shape[1], int(width), heads, setup.adam)
+    run = _kernel.compiled(shape, dtype)
     # Patterns come in groups: what fills up the last one has no share in the loss.
-    extra = -patterns % together
+    extra = -patterns % shape.at_once
     bits = np.pad(setup.inputs, ((0, extra), (0, 0))).astype(dtype)
     keep = np.concatenate([setup.see.ravel(), setup.read.ravel()]).astype(dtype)
-    rates, marks = _rates(setup).astype(dtype), np.append(setup.record, -1)
+    sizes, marks = _kernel.step_sizes(setup.steps, setup.rate, setup.adam).astype(dtype), np.append(setup.record, -1)
     logits = np.empty((len(setup.record), members, patterns, heads), dtype)
     hidden, head = setup.start()
     start = np.concatenate([hidden.reshape(members, -1), head.reshape(members, -1)], axis=1)
@@ -181,16 +182,16 @@ def train(
         part = slice(first, min(first + BLOCK, members))
         here = part.stop - first
         # The last vector is filled with copies of the last member, so that no member depends on its place.
-        own = np.minimum(np.arange(first, first + here + -here % LANES), part.stop - 1)
-        params = _vectors.in_lanes(start[own], dtype)
-        goal = _vectors.in_lanes(np.pad(goals[own], ((0, 0), (0, extra), (0, 0))), dtype)
-        shares = _vectors.in_lanes(np.pad(setup.weights[own], ((0, 0), (0, extra))), dtype)
+        own = np.minimum(np.arange(first, first + here + -here % _vectors.LENGTH), part.stop - 1)
+        params = _vectors.interleaved(start[own], dtype)
+        goal = _vectors.interleaved(np.pad(goals[own], ((0, 0), (0, extra), (0, 0))), dtype)
+        shares = _vectors.interleaved(np.pad(setup.weights[own], ((0, 0), (0, extra))), dtype)
         work = _vectors.aligned((3, *params.shape[1:]), dtype)
-        kept = _vectors.aligned((len(params), len(marks), patterns + extra, heads, LANES), dtype)
-        sizes = (len(params), patterns + extra, setup.steps, len(marks))
-        run(params, work, bits, goal, shares, keep, rates, marks, kept, *sizes)
-        seen = np.moveaxis(kept[:, :-1, :patterns], -1, 1).reshape(len(own), -1, patterns, heads)
-        logits[:, part] = seen[:here].swapaxes(0, 1)
+        kept = _vectors.aligned((len(params), len(marks), patterns + extra, heads, _vectors.LENGTH), dtype)
+        counts = (len(params), patterns + extra, setup.steps, len(marks))
+        run(params, work, bits, goal, shares, keep, sizes, marks, kept, *counts)
+        recorded = np.moveaxis(kept[:, :-1, :patterns], -1, 1).reshape(len(own), -1, patterns, heads)
+        logits[:, part] = recorded[:here].swapaxes(0, 1)
         final = params.swapaxes(1, 2).reshape(len(own), -1)[:here]
         hidden[part] = final[:, : setup.see.size].reshape(here, *setup.see.shape)
         head[part] = final[:, setup.see.size :].reshape(here, *setup.read.shape)
@@ -226,7 +227,7 @@ def train_reference(
     """
     import torch
 
-    _known("device", device, DEVICES)
+    known("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' needs a GPU that PyTorch can use; it finds none (device='cpu' does without)")
     torch.set_num_threads(1)
@@ -288,141 +289,14 @@ def _without_conflict(own: Any) -> Any:
     return freed.sum(0)
 
 
-def _draw(seeds: Array, bits: int, heads: int, row: int) -> tuple[Array, Array]:
-    """First weights of the members with these seeds, biases last and 0; `row` is width + 1."""
-    width = row - 1
+def first_weights(seeds: Array, bits: int, width: int, heads: int) -> tuple[Array, Array]:
+    """First weights of the members with these seeds, biases last and 0, in the shapes of `Ensemble`."""
     size = width * bits + heads * width
     drawn = np.stack([np.random.default_rng(seed).standard_normal(size) for seed in seeds])
     into_hidden = math.sqrt(2 / bits) * drawn[:, : width * bits].reshape(-1, width, bits)
     into_head = math.sqrt(1 / width) * drawn[:, width * bits :].reshape(-1, heads, width)
     bias = ((0, 0), (0, 0), (0, 1))
     return np.pad(into_hidden, bias), np.pad(into_head, bias)
-
-
-# The kernel. Members lie side by side in the lanes of vectors, and a program for one vector of members is written out
-# for the shape of the network: every unit and link in line, loops over steps, patterns and vectors only. All steps of a
-# vector are done before the next begins, so that its weights stay in the first cache. It is written in LLVM's language
-# because no compiler of loops did well enough: in trials the best kernel in numba was 13 to 14 times as fast as JAX on
-# two heads and 16 patterns and 6 to 7 times on one head and 4, where 15 and 10 were the aim.
-
-BLOCK = 256
-"""Members in one call of the kernel, trained by one thread."""
-
-
-@cache
-def _compiled(bits: int, width: int, heads: int, adam: bool, dtype: str) -> tuple[Callable[..., None], int]:
-    """The kernel for a shape, and how many patterns it takes at once."""
-    shape = _Shape(bits, width, heads, adam)
-    name = f"ensembles-{bits}-{width}-{heads}-{'adam' if adam else 'sgd'}"
-    arrays = ["lanes", "lanes", "numbers", "lanes", "lanes", "numbers", "numbers", "counts", "lanes"]
-    arguments = [*arrays, *["count"] * 4]
-    run = _vectors.compiled(name, partial(_write, shape), arguments, dtype, made_of=Path(__file__).read_bytes())
-    return run, shape.together
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What a kernel is written for, and in which row of its arrays a weight stands."""
-
-    bits: int
-    width: int
-    heads: int
-    adam: bool
-
-    @property
-    def rows(self) -> int:
-        return self.width * (self.bits + 1) + self.heads * (self.width + 1)
-
-    @property
-    def together(self) -> int:
-        # Long stretches without a jump let LLVM's work grow faster than their length.
-        return max(1, min(4, 512 // self.rows))
-
-    def into_hidden(self, unit: int, bit: int) -> int:
-        """Row of a weight into a hidden unit; that of bit `bits` is the bias."""
-        return unit * (self.bits + 1) + bit
-
-    def into_head(self, head: int, unit: int) -> int:
-        """Row of a weight into a head; that of unit `width` is the bias."""
-        return self.width * (self.bits + 1) + head * (self.width + 1) + unit
-
-
-def _write(shape: _Shape, p: Program) -> None:
-    """The whole kernel: vectors of members, steps, groups of patterns."""
-    builder = p.builder
-    params, work, inputs, targets, shares, keep, rates, marks, kept, vectors, patterns, steps, slots = p.arguments
-    gradient, first, second = work, p.at(work, shape.rows), p.at(work, 2 * shape.rows)
-    answers = p.times(patterns, shape.heads)
-    slot = builder.alloca(p.count)
-    with p.loop(vectors) as vector:
-        with p.loop(3 * shape.rows) as row:
-            p.store(p.zero(), work, row)
-        weights = p.at(params, p.times(vector, shape.rows))
-        goals, parts = p.at(targets, p.times(vector, answers)), p.at(shares, p.times(vector, patterns))
-        slice_ = p.at(kept, p.times(vector, p.times(slots, answers)))
-        builder.store(p.whole(0), slot)
-        with p.loop(builder.add(steps, p.whole(1))) as step:
-            # Each step writes its logits into the next free slot; a step to be recorded leaves them there.
-            now = builder.load(slot)
-            logits = p.at(slice_, p.times(now, answers))
-            recorded = builder.icmp_signed("==", builder.load(p.at(marks, now)), step)
-            builder.store(builder.add(now, builder.zext(recorded, p.count)), slot)
-            with p.loop(builder.udiv(patterns, p.whole(shape.together))) as group:
-                pattern = p.times(group, shape.together)
-                _backpropagate(shape, p, (weights, gradient, inputs, goals, parts, logits), pattern)
-            with builder.if_then(builder.icmp_signed("<", step, steps)), p.loop(shape.rows) as row:
-                slope, size = p.load(gradient, row) * p.spread(keep, row), p.spread(rates, p.times(step, 2))
-                if shape.adam:
-                    m = p.load(first, row) * BETA1 + slope * (1 - BETA1)
-                    v = p.load(second, row) * BETA2 + slope * (1 - BETA2) * slope
-                    p.store(m, first, row)
-                    p.store(v, second, row)
-                    slope = m / (p.root(v) * p.spread(rates, p.times(step, 2), 1) + EPSILON)
-                p.store(p.load(weights, row) - size * slope, weights, row)
-                p.store(p.zero(), gradient, row)
-
-
-def _backpropagate(shape: _Shape, p: Program, arrays: Sequence[Any], pattern: Any) -> None:
-    """Forward and backward through a few patterns at once, so that each gradient is fetched and stored once."""
-    weights, gradient, inputs, goals, parts, logits = arrays
-    units, heads, bits, group = range(shape.width), range(shape.heads), range(shape.bits), range(shape.together)
-    hidden = [[p.load(weights, shape.into_hidden(u, i)) for i in range(shape.bits + 1)] for u in units]
-    head = [[p.load(weights, shape.into_head(h, u)) for u in range(shape.width + 1)] for h in heads]
-    x: list[list[Lanes]] = []
-    act: list[list[Lanes]] = []
-    error: list[list[Lanes]] = []
-    for k in group:
-        x.append([p.spread(inputs, p.times(pattern, shape.bits), k * shape.bits + i) for i in bits])
-        sums = [_vectors.total(hidden[u][shape.bits], (x[k][i] * hidden[u][i] for i in bits)) for u in units]
-        act.append([z.pick("<", 0.0, 0.0, z) for z in sums])
-        error.append([])
-        for h in heads:
-            z = _vectors.total(head[h][shape.width], (head[h][u] * act[k][u] for u in units))
-            place = p.times(pattern, shape.heads), k * shape.heads + h
-            p.store(z, logits, *place)
-            error[k].append((p.sigmoid(z) - p.load(goals, *place)) * p.load(parts, pattern, k))
-
-    def add(row: int, terms: list[Lanes]) -> None:
-        p.store(_vectors.total(p.load(gradient, row), terms), gradient, row)
-
-    for h in heads:
-        for u in units:
-            add(shape.into_head(h, u), [error[k][h] * act[k][u] for k in group])
-        add(shape.into_head(h, shape.width), [error[k][h] for k in group])
-    for u in units:
-        back = [_vectors.total(error[k][0] * head[0][u], (error[k][h] * head[h][u] for h in heads[1:])) for k in group]
-        back = [act[k][u].pick("<=", 0.0, 0.0, slope) for k, slope in enumerate(back)]
-        for i in bits:
-            add(shape.into_hidden(u, i), [x[k][i] * back[k] for k in group])
-        add(shape.into_hidden(u, shape.bits), back)
-
-
-def _rates(setup: _Setup) -> Array:
-    """By step: the factor on the slope, and that on Adam's root (Kingma and Ba 2015, in PyTorch's form)."""
-    done = np.arange(1, setup.steps + 1)
-    if not setup.adam:
-        return np.full((setup.steps, 2), setup.rate)
-    return np.stack([setup.rate / (1 - BETA1**done), 1 / np.sqrt(1 - BETA2**done)], axis=1)
 
 
 def _setup(
@@ -460,8 +334,8 @@ def _setup(
             "need whole numbers width >= 1 and steps >= 0, and one number rate > 0; "
             f"got width={width!r}, steps={steps!r}, rate={rate!r}"
         )
-    _known("optimizer", optimizer, OPTIMIZERS)
-    _known("dtype", dtype, DTYPES)
+    known("optimizer", optimizer, OPTIMIZERS)
+    known("dtype", dtype, DTYPES)
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
     if w.shape not in ((len(x),), (len(seed), len(x))) or not np.isfinite(w).all() or (w < 0).any():
         raise ValueError(f"weights must be >= 0, ({len(x)},) or ({len(seed)}, {len(x)}); got shape {w.shape}")
@@ -497,8 +371,3 @@ def _links(name: str, mask: ArrayLike | None, shape: tuple[int, int]) -> Array:
     if links.shape != shape or not np.isin(links, (0, 1)).all():
         raise ValueError(f"{name} must be 0 or 1, {shape}; got shape {links.shape}")
     return np.pad(links, ((0, 0), (0, 1)), constant_values=1)
-
-
-def _known(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise ValueError(f"unknown {what} {given!r}; known: {', '.join(known)}")

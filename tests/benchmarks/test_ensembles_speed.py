@@ -62,16 +62,16 @@ Peer = Callable[[int, int], np.ndarray]
 
 
 def kernel(shape: dict[str, Any]) -> Peer:
-    drawn, draw = {}, ensembles._draw
+    drawn, draw = {}, ensembles.first_weights
 
-    def kept(seeds: np.ndarray, *row: int) -> tuple[np.ndarray, np.ndarray]:
+    def kept(seeds: np.ndarray, *size: int) -> tuple[np.ndarray, np.ndarray]:
         if len(seeds) not in drawn:
-            drawn[len(seeds)] = draw(seeds, *row)
+            drawn[len(seeds)] = draw(seeds, *size)
         return drawn[len(seeds)]
 
     def run(networks: int, steps: int) -> np.ndarray:
         # First weights are drawn once for all rounds, as for every peer.
-        with mock.patch.object(ensembles, "_draw", kept):
+        with mock.patch.object(ensembles, "first_weights", kept):
             trained = ensembles.train(
                 shape["inputs"],
                 shape["targets"],
@@ -87,10 +87,8 @@ def kernel(shape: dict[str, Any]) -> Peer:
 
 
 def first_weights(shape: dict[str, Any], networks: int) -> tuple[np.ndarray, np.ndarray]:
-    start = ensembles.train(
-        shape["inputs"], shape["targets"], shape["width"], range(networks), steps=0, rate=1.0, dtype="float64"
-    )
-    return start.hidden, start.head
+    bits, heads = shape["inputs"].shape[1], shape["targets"].shape[1]
+    return ensembles.first_weights(np.arange(networks), bits, shape["width"], heads)
 
 
 def loop_of_modules(shape: dict[str, Any]) -> Peer:
@@ -285,10 +283,10 @@ def multiply_adds(shape: dict[str, Any]) -> int:
 
 
 @cache
-def multiply_adder(lanes: int) -> tuple[Callable[..., None], int, int]:
+def multiply_adder(length: int) -> tuple[Callable[..., None], int, int]:
     """A loop that does nothing but multiply-adds in registers of this many numbers, and how many a call does."""
-    many, rounds = 12, 2_000_000 * 16 // lanes
-    vector, count, empty = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64), ir.VoidType()
+    many, rounds = 12, 2_000_000 * 16 // length
+    vector, count, empty = ir.VectorType(ir.FloatType(), length), ir.IntType(64), ir.VoidType()
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(empty, [vector.as_pointer(), count]), "run")
     before, inside, after = (function.append_basic_block() for _ in range(3))
@@ -302,7 +300,7 @@ def multiply_adder(lanes: int) -> tuple[Callable[..., None], int, int]:
     for number, total in enumerate(sums):
         product = builder.fmul(total, factor, flags=["contract"])
         total.add_incoming(builder.fadd(product, factor, flags=["contract"]), inside)
-        total.add_incoming(ir.Constant(vector, [float(number)] * lanes), before)
+        total.add_incoming(ir.Constant(vector, [float(number)] * length), before)
     step.add_incoming(ir.Constant(count, 0), before)
     step.add_incoming(following, inside)
     builder.cbranch(builder.icmp_signed("<", following, function.args[1]), inside, after)
@@ -322,9 +320,9 @@ def multiply_adder(lanes: int) -> tuple[Callable[..., None], int, int]:
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(engine.get_function_address("run"))
 
     def run(_: int, engine: Any = engine) -> None:
-        call(np.full(lanes, 0.5, np.float32).ctypes.data, rounds)
+        call(np.full(length, 0.5, np.float32).ctypes.data, rounds)
 
-    return run, lanes * many * rounds
+    return run, length * many * rounds
 
 
 def peak() -> float:
@@ -335,8 +333,8 @@ def peak() -> float:
     """
     best = 0.0
     with ThreadPoolExecutor(ensembles.THREADS) as pool:
-        for lanes in (16, 8, 4):
-            run, done = multiply_adder(lanes)
+        for length in (16, 8, 4):
+            run, done = multiply_adder(length)
             seconds = [timed(lambda run=run: list(pool.map(run, range(ensembles.THREADS)))) for _ in range(3)]
             best = max(best, ensembles.THREADS * done / min(seconds))
     return best
