@@ -8,14 +8,14 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from tqdm import tqdm
 
 from ncpress import comparison as comparing
 from ncpress import execution as running
-from ncpress import pages, rendering, verdicts
+from ncpress import pages, rendering, sweeps, verdicts
 from ncpress.project import (
     BOOK,
     Chapter,
@@ -25,6 +25,9 @@ from ncpress.project import (
 )
 from ncutil.ground import staleness
 from ncutil.ground.files import cores, write_json
+
+if TYPE_CHECKING:
+    from ncutil.studies.summary import Study
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -114,6 +117,8 @@ def build(profile: str, pairs: tuple[str, ...], jobs: int, force: bool, check: b
         for name, lines in drift.items():
             for line in lines:
                 click.secho(f"{name} departs from the published run: {line}", fg="yellow", err=True)
+        for line in sweeps.stale(project.studies):
+            click.secho(line, fg="yellow", err=True)
         if drift and check:
             raise PressError("verdicts drifted from book/results (see above); 'ncutil compare' shows the numbers")
         with tempfile.TemporaryDirectory(dir=project.build, prefix="staging-") as folder:
@@ -173,55 +178,53 @@ def compare(first: Path | None, second: Path | None, accept: bool) -> None:
 @main.command(epilog="Example: ncutil sweep distribution")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--jobs", type=click.IntRange(min=1), default=cores, show_default="cores", help="Blocks at once.")
-@click.option("--cluster", metavar="ADDRESS", help="Address of a Dask scheduler to do the blocks instead.")
+@click.option("--cluster", metavar="ADDRESS", help="Address of a Dask scheduler whose workers compute the blocks.")
 def sweep(names: tuple[str, ...], jobs: int, cluster: str | None) -> None:
-    """Make the tables of long studies again (writes book/studies).
+    """Compute the tables of long studies again (writes book/studies).
 
-    Finished blocks are kept in _build/sweeps until the tables are written: a sweep that was stopped goes on where it
-    was, unless the code, the libraries or the seed behind its numbers have changed since.
+    Finished blocks are kept in _build/sweeps until the tables are written. A sweep that was stopped continues from
+    them, unless the code, the libraries or the seed of its study have changed since.
     """
-    from ncutil.studies import phase_diagrams  # brings in the science, which the other commands do without
+    from ncutil.studies import catalogue  # imports the science, which the other commands do not need
 
     project = Project.find()
-    unknown = [name for name in names if name not in phase_diagrams.STUDIES]
-    if unknown:
-        raise PressError(f"unknown study {unknown[0]!r}; known: {', '.join(phase_diagrams.STUDIES)}")
-    place = running.commit(project.root)
     try:
-        with running.only_one(project), phase_diagrams.workers(jobs, cluster) as pool:
-            for name in names:
-                _study(project, name, pool, place)
-    except (ValueError, OSError) as error:  # no Dask, no scheduler there, a worker with other code, a full disk
+        studies = {name: catalogue.study(name) for name in names}
+        place = running.commit(project.root)
+        with running.only_one(project), sweeps.workers(jobs, cluster, catalogue.use_one_thread) as pool:
+            for name, study in studies.items():
+                _study(project, name, study, pool, place)
+    except (ValueError, OSError) as error:  # no such study, no Dask, no scheduler, a worker of other code, a full disk
         raise PressError(str(error)) from None
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; finished blocks are kept, and the same command goes on from there", err=True)
+        click.echo("\ninterrupted; finished blocks are kept, and the same command continues from them", err=True)
         sys.exit(130)
 
 
-def _study(project: Project, name: str, pool: Executor, place: dict[str, Any]) -> None:
-    from ncutil.studies import phase_diagrams
-
-    started = datetime.now(UTC)
-    folder = project.build / "sweeps" / f"{name}-{phase_diagrams.version()}"
+def _study(project: Project, name: str, study: "Study", pool: Executor, place: dict[str, Any]) -> None:
+    started, key = datetime.now(UTC), sweeps.code(study.experiment.__module__)
+    folder = project.build / "sweeps" / f"{name}-{staleness.short(key)}"
+    blocks = [{**block, "seed": study.seed} for block in study.blocks]
     with tqdm(desc=name, unit="block", mininterval=1) as bar:
 
         def tell(done: int, of: int) -> None:
             bar.total, bar.n = of, done
             bar.refresh()
 
-        tables, seconds = phase_diagrams.run(phase_diagrams.STUDIES[name], folder, pool, tell, bar.write)
+        outcome = sweeps.run(study.experiment, blocks, study.add, folder, pool, tell, bar.write)
     record = {
         "study": name,
         "command": f"ncutil sweep {name}",
-        "seed": phase_diagrams.SEED,
-        "blocks": [dict(block) for block in phase_diagrams.STUDIES[name].blocks],
+        "seed": study.seed,
+        "blocks": [dict(block) for block in study.blocks],
         **place,
+        "key": key,
         "versions": staleness.versions(),
-        "processor": running.processor(),
+        "processors": outcome.processors,
         "started": started.isoformat(timespec="seconds"),
-        "processor_seconds": round(seconds, 1),
+        "processor_seconds": round(outcome.seconds, 1),
     }
-    for path in phase_diagrams.write(tables, name, project.studies):
+    for path in sweeps.publish(study.tables(outcome.total), name, project.studies):
         click.echo(f"wrote {path.relative_to(project.root)}")
     write_json(project.studies / f"{name}.json", record)
     shutil.rmtree(folder)

@@ -214,7 +214,7 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
         "seed": item.parameters["seed"],
         **commit(project.root),
         "versions": item.key["versions"],
-        "processor": processor(),
+        "processor": staleness.processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 2),
@@ -316,16 +316,6 @@ def commit(root: Path) -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "modified": None}
-
-
-def processor() -> str:
-    """Name of the processor as the system gives it."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        info = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _plain(text: str) -> str:

@@ -7,8 +7,8 @@
 | `ncutil.lora` | `adapters`: LoRA, many at once; `bit_tasks`; `text_tasks`, `top_layer`, `text_study` | 3 |
 | `ncutil.neurashed` | `model`: neurashed; `information`; `elasticity`; `separation` | 4, 5, 6 |
 | `ncutil.evidence` | `stats`: intervals; `claims`: verdicts; `figures`; `outputs` | all |
-| `ncutil.studies` | `phase_diagrams`: long studies and their published tables | 2 |
-| `ncutil.ground` | `files`; `staleness` | none |
+| `ncutil.studies` | `catalogue`: long studies and their tables; `summary`; a module for each study | 2 |
+| `ncutil.ground` | `files`; `staleness`; `checks` | none |
 
 No room imports one below it in the order ground, evidence, bell and the other science, studies. Importing `ncutil`
 imports none of them, and only `lora`, `neurashed.elasticity` and `neurashed.separation` bring PyTorch.

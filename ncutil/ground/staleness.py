@@ -180,6 +180,16 @@ def vectors() -> str:
     return " ".join(filter(None, [platform.machine(), widest, *told]))
 
 
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        info = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
 def _place(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 

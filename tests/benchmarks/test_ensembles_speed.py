@@ -437,7 +437,7 @@ def main() -> None:
         "study": "benchmarks",
         "command": "python tests/benchmarks/test_ensembles_speed.py",
         **context,
-        "processor": press.processor(),
+        "processor": staleness.processor(),
         "cores": ensembles.THREADS,
         "started": started,
         "shapes": results,

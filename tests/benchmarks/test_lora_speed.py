@@ -127,7 +127,7 @@ def main() -> None:
         "command": "python tests/benchmarks/test_lora_speed.py",
         "parameters": {"ranks": RANKS, "seeds": SEEDS, "epochs": EPOCHS, "sampled": SAMPLED, "texts": texts.SIZE},
         **context,
-        "processor": press.processor(),
+        "processor": staleness.processor(),
         "cores": adapters._cores(),
         "started": started,
         "seconds": round(time.monotonic() - clock, 2),
