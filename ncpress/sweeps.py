@@ -54,11 +54,17 @@ def code(module: str) -> Key:
 
 def stale(folder: Path) -> list[str]:
     """A line for each published study whose code or libraries have changed; records without a key are left out."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    records = [record for record in records if "key" in record]
+    if not records:
+        return []
+    # One key for all, as versions take time to look up; of it, each record needs the part that it names.
+    now = staleness.key(modules={name for record in records for name in record["key"]["modules"]}, rounding=False)
     lines = []
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        old = record.get("key")
-        if old and (changed := staleness.changes(old, staleness.key(modules=old["modules"], rounding=False))):
+    for record in records:
+        old = record["key"]
+        parts = {part: {name: now[part].get(name) for name in old[part]} for part in ("modules", "versions")}
+        if changed := staleness.changes(old, now | parts):
             commit = str(record["commit"])[:10]
             lines.append(f"study {record['study']} was published at commit {commit}; since then {changed}")
     return lines
