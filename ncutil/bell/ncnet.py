@@ -1,4 +1,4 @@
-"""NCnet as an experiment: two heads on one hidden layer, a pair of tasks per context, and S of what they get right.
+"""NCnet as an experiment: two heads on one hidden layer, a pair of tasks per context, and S of their outcomes.
 
 Alice's head and Bob's have two tasks each; task i of hers with task j of his is context (i, j), and every context
 trains a network of its own. A *run* is four such networks from the same first weights. On each input a head's outcome
@@ -64,7 +64,7 @@ def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") ->
     ----------
     alice, bob : the two tasks of each head, setting 1 and setting 2
     bits : bits that each head's tasks depend on
-    inputs : "separate", every combination of Alice's bits and Bob's, or "shared", both heads ask about the same bits
+    inputs : "separate", every combination of Alice's bits and Bob's, or "shared", the same bits for both
 
     Returns
     -------
@@ -83,11 +83,11 @@ def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") ->
 
 
 def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "separate") -> dict[str, Any]:
-    """Hidden units and masks of a network whose heads read `width` units each, as arguments of `ensembles.train`.
+    """Hidden units and masks of a network whose heads have `width` units each, as arguments of `ensembles.train`.
 
-    "full": both heads read the same `width` units. "none": each head has `width` units of its own.
+    "full": both heads share the same `width` units. "none": each head has `width` units of its own.
     "overlap": two XORnets of two units each that share 4 - width of them (figure 1b), so width is 2, 3 or 4 in all;
-    a unit of one head sees that head's bits only.
+    a unit of one head has links from that head's bits only.
 
     Examples
     --------
@@ -102,9 +102,9 @@ def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "sepa
     if width not in (2, 3, 4):
         raise ValueError(f"two XORnets of two units overlap at width 2, 3 or 4; got {width}")
     unit = np.arange(width)
-    reads = np.stack([unit < 2, unit >= width - 2]).astype(int)
-    sees = reads.T if inputs == "separate" else np.ones((width, 1), int)
-    return {"width": width, "head_mask": reads, "input_mask": np.repeat(sees, bits, axis=1)}
+    head_mask = np.stack([unit < 2, unit >= width - 2]).astype(int)
+    of_unit = head_mask.T if inputs == "separate" else np.ones((width, 1), int)
+    return {"width": width, "head_mask": head_mask, "input_mask": np.repeat(of_unit, bits, axis=1)}
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Trained:
     def _rows(self, kind: str, on: Array) -> pd.DataFrame:
         share = on / on.sum(-1, keepdims=True)
         a, b = np.moveaxis(self.outcomes, -1, 0)
-        # (2, 2, records, runs) each, then contexts last as `chsh` wants them.
+        # (2, 2, records, runs) each, then contexts last, as `chsh` takes them.
         moments = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
         c, mean_a, mean_b = moments
         bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
@@ -278,9 +278,9 @@ def experiment(
 
 
 def per_run(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per run of an experiment's frame instead of one per context: S and what belongs to it.
+    """One row per run of an experiment's frame instead of one per context: S, its null, signalling and measure.
 
-    The columns of single contexts go, `accuracy` comes: the mean over contexts and heads of the share of right answers.
+    Columns of single contexts are dropped. `accuracy` is the share of right answers, mean over contexts and heads.
     """
     if len(frame) % 4 or frame.context.tolist() != ["11", "12", "21", "22"] * (len(frame) // 4):
         raise ValueError("expected the rows of an experiment: contexts 11, 12, 21, 22 of one run after the other")

@@ -24,7 +24,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass(frozen=True)
 class Shape:
-    """What a program is written for, and in which row of its arrays a weight stands."""
+    """The networks that a program is written for, and the row of its arrays that holds a weight."""
 
     bits: int
     width: int
@@ -39,7 +39,7 @@ class Shape:
     @property
     def at_once(self) -> int:
         """Patterns that the program takes at once."""
-        # Long stretches without a jump let LLVM's work grow faster than their length.
+        # LLVM's work on instructions without a jump grows faster than their number.
         return max(1, min(4, 512 // self.rows))
 
     def into_hidden(self, unit: int, bit: int) -> int:

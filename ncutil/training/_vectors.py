@@ -2,8 +2,8 @@
 
 A processor adds sixteen numbers as fast as one if they lie side by side in a vector register. A program here is a
 function that works on such vectors. `Vector` stands for one of them, and arithmetic on it *writes* the instruction
-instead of doing it. What is the same for every run of the program (how many units, which link comes next) is decided
-in Python while the program is written; what is left in it are loops over steps and data. LLVM turns it into machine
+instead of doing it. Choices that are the same for every run of the program (how many units, which link comes next) are
+made in Python while the program is written; only loops over steps and data are left in it. LLVM turns it into machine
 code for the processor at hand, in a fraction of a second.
 
 For example, y = x^2 + 1 for any number of vectors of sixteen numbers:
@@ -91,7 +91,7 @@ def total(first: Vector, others: Iterable[Vector]) -> Vector:
 
 
 class Program:
-    """The function that is being written: its arguments, and where the next instruction goes.
+    """The function that is being written; its methods append instructions.
 
     A place in an array is the array and any number of offsets, Python's or the program's own, which are added up.
     """
@@ -145,14 +145,17 @@ class Program:
         return Vector(self.builder, self.builder.call(self._sqrt, [x.value]))
 
     def sigmoid(self, z: Vector) -> Vector:
-        """1 / (1 + e^-z). A library's exponential takes one number at a time; this is e^-z = 2^x, with x split into an
-        integer, written into the exponent's bits, and a rest, whose power is a short polynomial."""
+        """1 / (1 + e^-z), for all numbers of a vector at once, as no exponential of a library does.
+
+        With e^-z = 2^x, x is split into an integer, written into the exponent's bits, and a rest r in [-1/2, 1/2]; 2^r
+        is a short polynomial.
+        """
         mantissa, bias, terms = (52, 1023, 14) if self.double else (23, 127, 8)
         limit = float(bias - 1)
         x = z * (-1 / math.log(2))
         x = x.select(">", limit, limit, x)
         x = x.select("<", -limit, -limit, x)
-        # A number this large has no room for a fraction: adding it rounds x, and leaves x + bias in the lowest bits.
+        # The sum with a number this large has no fraction: it rounds x, and x + bias stands in the lowest bits.
         shift = x.constant(1.5 * 2**mantissa + bias)
         moved = self.builder.fadd(x.value, shift)
         rest = x - Vector(self.builder, self.builder.fsub(moved, shift))
@@ -160,7 +163,7 @@ class Program:
         bits = self.builder.shl(self.builder.bitcast(moved, whole), ir.Constant(whole, [mantissa] * LENGTH))
         power = Vector(self.builder, self.builder.bitcast(bits, self.vector))
         one = Vector(self.builder, x.constant(1.0))
-        # Taylor coefficients of 2^x: what is left out is less than the type resolves on [-1/2, 1/2].
+        # Taylor coefficients of 2^r; the terms left out are smaller than the rounding error of the type.
         *others, highest = (math.log(2) ** k / math.factorial(k) for k in range(terms))
         series = rest * highest + others[-1]
         for coefficient in others[-2::-1]:
@@ -169,7 +172,7 @@ class Program:
 
     @contextmanager
     def loop(self, end: Any) -> Iterator[Any]:
-        """What is written in this block runs for 0, 1, ... end - 1, at least once."""
+        """Instructions written in this block run for 0, 1, ... end - 1, at least once."""
         before = self.builder.block
         inside, after = self._function.append_basic_block(), self._function.append_basic_block()
         self.builder.branch(inside)

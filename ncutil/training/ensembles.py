@@ -31,12 +31,12 @@ BLOCK = 256
 """Members in one call of the kernel, trained by one thread."""
 
 THREADS = cores()
-"""Threads that train blocks side by side; a worker that has a core to itself sets it to 1."""
+"""Threads that train blocks at the same time; a worker that has one core sets it to 1."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A trained ensemble: what was recorded on the way, and the weights at the end.
+    """A trained ensemble: logits recorded during training, and the weights at the end.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Ensemble:
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments that both paths take; `train` says what they are, all but `steps` and `rate` have defaults."""
+    """Keyword arguments of `train` and `train_reference`, explained there; `steps` and `rate` have no defaults."""
 
     steps: Required[int]
     rate: Required[float]
@@ -89,7 +89,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Setup:
-    """What both paths train, validated."""
+    """Validated arguments of `train` and `train_reference`."""
 
     inputs: Array
     targets: Array
@@ -98,16 +98,16 @@ class _Setup:
     rate: float
     adam: bool
     weights: Array
-    see: Array  # (width, bits + 1), 1 where a hidden unit sees a bit; the bias always
-    read: Array  # (heads, width + 1), 1 where a head reads a hidden unit; the bias always
+    into_hidden: Array  # (width, bits + 1), 1 where a hidden unit has a link from a bit; the bias always
+    into_head: Array  # (heads, width + 1), 1 where a head has a link from a hidden unit; the bias always
     record: Array
 
     def start(self) -> tuple[Array, Array]:
         """First weights of all members: (members, width, bits + 1) and (members, heads, width + 1)."""
         # The four contexts of a run have one seed, which is drawn from once.
         seeds, place = np.unique(self.seeds, return_inverse=True)
-        hidden, head = first_weights(seeds, self.see.shape[1] - 1, len(self.see), len(self.read))
-        return (hidden * self.see)[place], (head * self.read)[place]
+        hidden, head = first_weights(seeds, self.into_hidden.shape[1] - 1, len(self.into_hidden), len(self.into_head))
+        return (hidden * self.into_hidden)[place], (head * self.into_head)[place]
 
 
 def train(
@@ -125,7 +125,7 @@ def train(
     Parameters
     ----------
     inputs : (patterns, bits)
-        Every pattern is seen at every step.
+        Every step takes all patterns.
     targets : (patterns, heads), 0 or 1; (members, patterns, heads) where every member has its own
     width : hidden units
     seeds : (members,), integers from 0 to 2**63 - 1
@@ -135,9 +135,9 @@ def train(
     weights : (patterns,) or (members, patterns), optional
         How much each pattern counts in the mean loss, 0 = held out; equal by default.
     input_mask : (width, bits), optional
-        1 where a unit sees a bit, 0 where the link is cut.
+        1 where a unit has a link from a bit, 0 where it has none.
     head_mask : (heads, width), optional
-        1 where a head reads a unit, 0 where the link is cut.
+        1 where a head has a link from a unit, 0 where it has none.
     record : steps after which logits are kept, 0 = before the first; by default only the last
     dtype : "float32" or "float64"
         On four bits, three units and XOR for one head or none, 99 % of members in float32 have the losses of float64
@@ -169,10 +169,10 @@ def train(
     goals = np.broadcast_to(setup.targets, (members, patterns, heads))
     shape = _kernel.Shape(setup.inputs.shape[1], int(width), heads, setup.adam)
     run = _kernel.compiled(shape, dtype)
-    # Patterns come in groups: what fills up the last one has no share in the loss.
+    # The kernel takes patterns in groups; the patterns that fill up the last one have weight 0 in the loss.
     extra = -patterns % shape.at_once
     bits = np.pad(setup.inputs, ((0, extra), (0, 0))).astype(dtype)
-    keep = np.concatenate([setup.see.ravel(), setup.read.ravel()]).astype(dtype)
+    keep = np.concatenate([setup.into_hidden.ravel(), setup.into_head.ravel()]).astype(dtype)
     sizes, marks = _kernel.step_sizes(setup.steps, setup.rate, setup.adam).astype(dtype), np.append(setup.record, -1)
     logits = np.empty((len(setup.record), members, patterns, heads), dtype)
     hidden, head = setup.start()
@@ -181,7 +181,7 @@ def train(
     def block(first: int) -> None:
         part = slice(first, min(first + BLOCK, members))
         here = part.stop - first
-        # The last vector is filled with copies of the last member, so that no member depends on its place.
+        # Copies of the last member fill the last vector, so that no member depends on its place.
         own = np.minimum(np.arange(first, first + here + -here % _vectors.LENGTH), part.stop - 1)
         params = _vectors.interleaved(start[own], dtype)
         goal = _vectors.interleaved(np.pad(goals[own], ((0, 0), (0, extra), (0, 0))), dtype)
@@ -193,8 +193,8 @@ def train(
         recorded = np.moveaxis(kept[:, :-1, :patterns], -1, 1).reshape(len(own), -1, patterns, heads)
         logits[:, part] = recorded[:here].swapaxes(0, 1)
         final = params.swapaxes(1, 2).reshape(len(own), -1)[:here]
-        hidden[part] = final[:, : setup.see.size].reshape(here, *setup.see.shape)
-        head[part] = final[:, setup.see.size :].reshape(here, *setup.read.shape)
+        hidden[part] = final[:, : setup.into_hidden.size].reshape(here, *setup.into_hidden.shape)
+        head[part] = final[:, setup.into_hidden.size :].reshape(here, *setup.into_head.shape)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(block, range(0, members, BLOCK)))
@@ -213,17 +213,17 @@ def train_reference(
     surgery: bool = False,
     **options: Unpack[Options],
 ) -> Ensemble:
-    """Train the same members in plain PyTorch: the member axis first, one stacked tensor a layer, autograd the rest.
+    """Train the same members in plain PyTorch: one tensor for each layer, the member axis first, and autograd.
 
-    Parameters, result and errors are those of `train`, and two options come on top.
+    Parameters, result and errors are those of `train`, with two more options.
 
     Parameters
     ----------
     gradients : bool
         Keep at each record the gradient of each head's own loss on each hidden unit.
     surgery : bool
-        Where two heads' gradients on a hidden unit point apart, take from each its part along the other before they
-        are added (Yu et al. 2020, here unit by unit).
+        Where the gradients of two heads on a hidden unit have a negative inner product, project each onto the normal
+        plane of the other before they are added (Yu et al. 2020, here unit by unit).
     """
     import torch
 
@@ -233,9 +233,9 @@ def train_reference(
     torch.set_num_threads(1)
     setup = _setup(inputs, targets, width, seeds, dtype, **options)
     kind = getattr(torch, dtype)
-    x, t, shares, see, read, hidden, head = (
+    x, t, shares, into_hidden, into_head, hidden, head = (
         torch.tensor(array, dtype=kind, device=device)
-        for array in (setup.inputs, setup.targets, setup.weights, setup.see, setup.read, *setup.start())
+        for array in (setup.inputs, setup.targets, setup.weights, setup.into_hidden, setup.into_head, *setup.start())
     )
     hidden.requires_grad_()
     head.requires_grad_()
@@ -253,7 +253,7 @@ def train_reference(
             kept.append(logits.detach().cpu().numpy())
         if surgery or (gradients and recorded):
             apart = [torch.autograd.grad(loss, (hidden, head), retain_graph=True) for loss in losses]
-            own = torch.stack([shared for shared, _ in apart]) * see
+            own = torch.stack([shared for shared, _ in apart]) * into_hidden
             if gradients and recorded:
                 kept_gradients.append(own.cpu().numpy())
         if step < setup.steps:
@@ -262,7 +262,7 @@ def train_reference(
             else:
                 shared, separate = torch.autograd.grad(losses.sum(), (hidden, head))
             # A cut link starts at 0 and, without a gradient, stays there.
-            slopes = shared * see, separate * read
+            slopes = shared * into_hidden, separate * into_head
             for layer, slope, m, v in zip((hidden, head), slopes, first, second, strict=True):
                 if setup.adam:
                     m += (1 - BETA1) * (slope - m)
@@ -278,13 +278,13 @@ def train_reference(
 
 
 def _without_conflict(own: Any) -> Any:
-    """Sum over heads of (heads, members, width, bits + 1) gradients, each freed of its part against any other."""
+    """Sum over heads of (heads, members, width, bits + 1) gradients, each projected where it conflicts with another."""
     freed = own.clone()
     for i in range(len(own)):
         for j in range(len(own)):
             along = (freed[i] * own[j]).sum(-1, keepdim=True)
             length = (own[j] ** 2).sum(-1, keepdim=True)
-            # Only a negative product is a conflict; a head without a gradient on this unit is no opponent.
+            # Only a negative product is a conflict; a gradient of 0 conflicts with none.
             freed[i] -= along.clamp(max=0) / length.clamp(min=1e-30) * own[j]
     return freed.sum(0)
 
@@ -366,7 +366,7 @@ def _setup(
 
 
 def _links(name: str, mask: ArrayLike | None, shape: tuple[int, int]) -> Array:
-    """A mask of links with its column of biases, which are never cut."""
+    """A mask of links, with a column of ones for the biases."""
     links = np.ones(shape) if mask is None else np.asarray(mask, float)
     if links.shape != shape or not np.isin(links, (0, 1)).all():
         raise ValueError(f"{name} must be 0 or 1, {shape}; got shape {links.shape}")
