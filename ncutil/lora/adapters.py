@@ -13,11 +13,10 @@ is the four replicas of one rank and seed. Explained in the chapter on the LoRA 
 
 import copy
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, cast
 
 import numpy as np
@@ -28,17 +27,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ncutil.bell import chsh
-from ncutil.lora.bit_tasks import Task, Tasks, check_whole
+from ncutil.ground import checks
+from ncutil.ground.files import cores
+from ncutil.lora.extras import peft_model
+from ncutil.lora.tasks import SPLITS, Task, Tasks
 
 Array = NDArray[Any]
 
 LAYERS = ("query", "value")
 """Names of the linear layers that get an adapter, as in the LoRA paper."""
 
-TIES = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
-"""How alpha grows with the rank: alpha = ALPHA * r**power. All ties agree at rank 1."""
-
 ALPHA = 2.0
+ALPHA_EXPONENTS = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
+"""How alpha follows the rank, by the name of the rule: alpha = ALPHA * r**exponent. All rules agree at rank 1."""
+
 LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 480
 """What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of updates.
 
@@ -46,6 +48,18 @@ Updates and not epochs: they mean the same whatever the number of samples.
 """
 
 CONTEXTS = ("11", "12", "21", "22")
+BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in "ab" for context in CONTEXTS]
+"""Columns that `diverged` goes by: loss, and standard deviation of logits, of each head in each training context."""
+
+
+def alpha(rank: int, rule: str = "sqrt") -> float:
+    """LoRA's alpha at a rank by one of `ALPHA_EXPONENTS`; an adapter's product is multiplied by alpha / rank.
+
+    >>> [alpha(rank) for rank in (1, 4, 16)]
+    [2.0, 4.0, 8.0]
+    """
+    checks.known("alpha rule", rule, ALPHA_EXPONENTS)
+    return float(ALPHA * rank ** ALPHA_EXPONENTS[rule])
 
 
 class Adapter(nn.Module):
@@ -60,7 +74,7 @@ class Adapter(nn.Module):
     ranks : rank of each replica, from 1 to the smaller side of the layer
     seeds : replica k draws A from `default_rng(seeds[k])`, uniform with variance 1 / (3 inputs); a smaller rank takes
         the first rows of what a larger one takes
-    tie : one of `TIES`, how alpha follows the rank
+    alpha_rule : one of `ALPHA_EXPONENTS`
 
     Examples
     --------
@@ -72,18 +86,14 @@ class Adapter(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, base: nn.Linear, ranks: Sequence[int], seeds: Sequence[Any], tie: str = "sqrt") -> None:
+    def __init__(self, base: nn.Linear, ranks: Sequence[int], seeds: Sequence[Any], alpha_rule: str = "sqrt") -> None:
         super().__init__()
         out, inputs = base.weight.shape
-        if not ranks or not all(_whole(rank) and 1 <= rank <= min(out, inputs) for rank in ranks):
-            raise ValueError(
-                f"a layer of {inputs} inputs and {out} outputs takes ranks from 1 to {min(out, inputs)}; "
-                f"got {list(dict.fromkeys(ranks))}"
-            )
+        layer = f"ranks for a layer of {inputs} inputs and {out} outputs"
+        checks.integers(layer, list(dict.fromkeys(ranks)), 1, min(out, inputs))
         if len(seeds) != len(ranks):
             raise ValueError(f"need a seed per replica; got {len(seeds)} for {len(ranks)} ranks")
-        if tie not in TIES:
-            raise ValueError(f"unknown tie {tie!r}; known: {', '.join(TIES)}")
+        checks.known("alpha rule", alpha_rule, ALPHA_EXPONENTS)
         a = np.zeros((len(ranks), max(ranks), inputs), np.float32)
         for rows, rank, seed in zip(a, ranks, seeds, strict=True):
             rows[:rank] = np.random.default_rng(seed).uniform(-1, 1, (rank, inputs)) / math.sqrt(inputs)
@@ -91,7 +101,7 @@ class Adapter(nn.Module):
         dtype = base.weight.dtype
         self.a = nn.Parameter(torch.tensor(a, dtype=dtype))
         self.b = nn.Parameter(torch.zeros(len(ranks), out, max(ranks), dtype=dtype))
-        scale = ALPHA * np.array(ranks, float) ** (TIES[tie] - 1)
+        scale = ALPHA * np.array(ranks, float) ** (ALPHA_EXPONENTS[alpha_rule] - 1)
         self.register_buffer("scale", torch.tensor(scale, dtype=dtype)[:, None, None])
         self.merged: int | None = None
 
@@ -125,7 +135,7 @@ class Adapter(nn.Module):
         self.merged = None
 
 
-def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], tie: str = "sqrt") -> nn.Module:
+def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], alpha_rule: str = "sqrt") -> nn.Module:
     """A copy of a model, frozen, with an `Adapter` on each of its layers named in `LAYERS`.
 
     Every layer draws its own A. ValueError if the model has no such layer.
@@ -137,7 +147,7 @@ def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], tie: str
     for number, name in enumerate(found):
         parent, _, child = name.rpartition(".")
         layer = cast(nn.Linear, adapted.get_submodule(name))
-        own = Adapter(layer, ranks, [[seed, number] for seed in seeds], tie)
+        own = Adapter(layer, ranks, [[seed, number] for seed in seeds], alpha_rule)
         setattr(adapted.get_submodule(parent), child, own)
     return adapted
 
@@ -149,10 +159,10 @@ class Replicas(nn.Module):
     task starts alike in both of its contexts.
     """
 
-    def __init__(self, model: nn.Module, ranks: Sequence[int], seed: int, tie: str = "sqrt") -> None:
+    def __init__(self, model: nn.Module, ranks: Sequence[int], seed: int, alpha_rule: str = "sqrt") -> None:
         super().__init__()
         each = [rank for rank in ranks for _ in CONTEXTS]
-        self.encoder = adapt(model, each, [seed] * len(each), tie)
+        self.encoder = adapt(model, each, [seed] * len(each), alpha_rule)
         b = next(module.b for module in self.encoder.modules() if isinstance(module, Adapter))
         width = b.shape[1]
         drawn = np.random.default_rng([seed, 0, 1]).uniform(-1, 1, (2, 2, width)) / math.sqrt(width)
@@ -178,19 +188,15 @@ class Data:
     goals: Tensor
 
 
-def contexts(tasks: Tasks, test: bool = False) -> Data:
+def contexts(tasks: Tasks, split: str = "train") -> Data:
     """What the four contexts see and are asked, of the samples to train on or to test on.
 
     Where both tasks of every context have the same inputs they are kept once, and one forward pass serves both heads.
     """
-
-    def split(task: Task) -> tuple[Array, Array]:
-        return (task.test_inputs, task.test_labels) if test else (task.inputs, task.labels)
-
-    pairs = [(split(a), split(b)) for a in tasks[0] for b in tasks[1]]
-    alike = all(np.array_equal(x, z) for (x, _), (z, _) in pairs)
-    inputs = np.array([[x] if alike else [x, z] for (x, _), (z, _) in pairs])
-    goals = np.array([np.stack([y, t], -1) for (_, y), (_, t) in pairs])
+    pairs = [(getattr(a, split), getattr(b, split)) for a in tasks[0] for b in tasks[1]]
+    alike = all(np.array_equal(a.inputs, b.inputs) for a, b in pairs)
+    inputs = np.array([[a.inputs] if alike else [a.inputs, b.inputs] for a, b in pairs])
+    goals = np.array([np.stack([a.labels, b.labels], -1) for a, b in pairs])
     return Data(torch.tensor(inputs), torch.tensor(goals, dtype=torch.float32))
 
 
@@ -203,7 +209,7 @@ def train(
     epochs: int = 60,
     rate: float = 5e-3,
     batch: int = 32,
-    tie: str = "sqrt",
+    alpha_rule: str = "sqrt",
     record: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Train every rank, context and seed, and say what came out epoch by epoch.
@@ -218,7 +224,7 @@ def train(
     ranks : of the adapters, from 1 to the smaller side of the smallest adapted layer
     seeds : integers from 0; a seed fixes A, the heads and the order of the samples, whatever the rank and the context
     epochs, rate, batch : passes, learning rate, samples of each task in a step
-    tie : how alpha follows the rank, one of `TIES`
+    alpha_rule : how alpha follows the rank, one of `ALPHA_EXPONENTS`
     record : epochs after which outcomes are taken, 0 = before training; by default the last
 
     Returns
@@ -246,56 +252,43 @@ def train(
     """
     _check(tasks, ranks, seeds, epochs, rate, batch)
     kept = [epochs] if record is None else record
-    check_numbers("record", kept, 0)
-    if max(kept) > epochs:
-        raise ValueError(f"record must be epochs from 0 to {epochs}; got {list(kept)}")
-    seen, held = contexts(tasks), contexts(tasks, test=True)
+    checks.integers("record", kept, 0, epochs)
+    data = {split: contexts(tasks, split) for split in SPLITS}
+    updates = math.ceil(len(tasks[0][0].train.labels) / batch)
 
     def one(seed: int) -> pd.DataFrame:
-        replicas = Replicas(model, ranks, seed, tie)
-        return _run(replicas, seen, held, ranks, seed, epochs, rate, batch, kept)
+        replicas = Replicas(model, ranks, seed, alpha_rule)
+        step, frames = stepper(replicas, data["train"], rate), []
+        for epoch in range(epochs + 1):
+            if epoch:
+                for part in _batches(data["train"], batch, seed, epoch):
+                    step(part)
+            if epoch in kept:
+                frames.append(_outcomes(replicas, data, ranks).assign(seed=seed, epoch=epoch))
+        frame = pd.concat(frames, ignore_index=True)
+        return frame.drop(columns=BY_HEAD).assign(diverged=diverged(frame, updates))
 
+    with one_thread(), ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return measures(pd.concat(pool.map(one, seeds), ignore_index=True))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch uses one thread while the block runs: more gain little at this size, and change the last digits."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        # One thread a seed: more gain little at this size, and change the last digits.
-        torch.set_num_threads(1)
-        with ThreadPoolExecutor(_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            frames = list(pool.map(one, seeds))
+        yield
     finally:
         torch.set_num_threads(threads)
-    return measures(pd.concat(frames, ignore_index=True))
 
 
-def _run(
-    replicas: Replicas,
-    seen: Data,
-    held: Data,
-    ranks: Sequence[int],
-    seed: int,
-    epochs: int,
-    rate: float,
-    batch: int,
-    kept: Sequence[int],
-) -> pd.DataFrame:
-    step = stepper(replicas, seen, rate)
-    frames = []
-    for epoch in range(epochs + 1):
-        if epoch:
-            for part in _batches(seen, batch, seed, epoch):
-                step(part)
-        if epoch in kept:
-            frames.append(_outcomes(replicas, seen, held, ranks).assign(seed=seed, epoch=epoch))
-    frame = pd.concat(frames, ignore_index=True)
-    lost = diverged(frame, math.ceil(seen.goals.shape[1] / batch))
-    return frame.drop(columns=_BY_HEAD).assign(diverged=lost)
-
-
-def _batches(seen: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
-    order = np.random.default_rng([seed, epoch, 2]).permutation(seen.goals.shape[1])
+def _batches(data: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
+    order = np.random.default_rng([seed, epoch, 2]).permutation(data.goals.shape[1])
     return torch.split(torch.tensor(order), batch)
 
 
-def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], Tensor]:
+def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], Tensor]:
     """A function that does one update of Adam on the samples with some numbers; it returns each replica's loss before.
 
     The loss of a replica is the sum of its two heads' mean logistic losses, in nats.
@@ -307,8 +300,8 @@ def stepper(replicas: Replicas, seen: Data, rate: float) -> Callable[[Tensor], T
 
     def step(part: Tensor) -> Tensor:
         optimizer.zero_grad()
-        logits = replicas(seen.inputs[:, :, part].repeat(times, 1, 1, 1))
-        goals = seen.goals[:, part].to(logits.dtype).repeat(times, 1, 1)
+        logits = replicas(data.inputs[:, :, part].repeat(times, 1, 1, 1))
+        goals = data.goals[:, part].to(logits.dtype).repeat(times, 1, 1)
         losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1).sum(-1)
         # Summed over replicas: the gradient of the sum is, replica by replica, the gradient of its own loss.
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -327,17 +320,16 @@ def losses(
     epochs: int = 4,
     rate: float = 5e-3,
     batch: int = 32,
-    tie: str = "sqrt",
+    alpha_rule: str = "sqrt",
 ) -> Array:
     """Training loss of every replica of one seed, update by update: (updates, ranks, 4 contexts), in nats.
 
-    The same training as in `train`, watched from near. A model in double precision (`model.double()`) is trained in it.
+    The same training as in `train`. A model in double precision (`model.double()`) is trained in it.
     """
     _check(tasks, ranks, [seed], epochs, rate, batch, least=1)
-    seen = contexts(tasks)
-    replicas = Replicas(model, ranks, seed, tie)
-    step = stepper(replicas, seen, rate)
-    seq = [step(part) for epoch in range(1, epochs + 1) for part in _batches(seen, batch, seed, epoch)]
+    data = contexts(tasks)
+    step = stepper(Replicas(model, ranks, seed, alpha_rule), data, rate)
+    seq = [step(part) for epoch in range(1, epochs + 1) for part in _batches(data, batch, seed, epoch)]
     return torch.stack(seq).reshape(len(seq), len(ranks), 4).numpy()
 
 
@@ -351,22 +343,19 @@ def losses_peft(
     epochs: int = 4,
     rate: float = 5e-3,
     batch: int = 32,
-    tie: str = "sqrt",
+    alpha_rule: str = "sqrt",
 ) -> Array:
-    """One replica trained with the library peft in a plain loop, to read and to believe: its loss at every update.
+    """Loss at every update of one replica, trained with the library peft in a plain loop: a reference for `losses`.
 
     `context` is 0 to 3, for 11, 12, 21, 22. Starts where `losses` starts: peft draws an A of its own, which is
     overwritten. Needs the extra `lora`.
     """
-    from peft import LoraConfig, get_peft_model
-
     _check(tasks, [rank], [seed], epochs, rate, batch, least=1)
     if context not in range(len(CONTEXTS)):
         raise ValueError(f"context is 0 to 3, for {', '.join(CONTEXTS)}; got {context!r}")
-    seen = contexts(tasks)
-    ours = Replicas(model, [rank], seed, tie)
-    config = LoraConfig(r=rank, lora_alpha=ALPHA * rank ** TIES[tie], target_modules=list(LAYERS))
-    encoder = get_peft_model(copy.deepcopy(model), config)
+    data, seq = contexts(tasks), []
+    ours = Replicas(model, [rank], seed, alpha_rule)
+    encoder = peft_model(model, LAYERS, rank, alpha(rank, alpha_rule))
     adapters = [module for module in ours.encoder.modules() if isinstance(module, Adapter)]
     theirs = [module for name, module in encoder.named_modules() if name.split(".")[-1] in LAYERS]
     heads = nn.Linear(ours.weight.shape[-1], 2, dtype=ours.weight.dtype)
@@ -376,13 +365,11 @@ def losses_peft(
         heads.weight.copy_(ours.weight[context])
         heads.bias.zero_()
     optimizer = torch.optim.Adam([*(p for p in encoder.parameters() if p.requires_grad), *heads.parameters()], lr=rate)
-    seq = []
     for epoch in range(1, epochs + 1):
-        for part in _batches(seen, batch, seed, epoch):
-            states = [encoder(inputs) for inputs in seen.inputs[context][:, part]]
+        for part in _batches(data, batch, seed, epoch):
+            states = [encoder(inputs) for inputs in data.inputs[context][:, part]]
             logits = torch.stack([heads(states[0])[:, 0], heads(states[-1])[:, 1]], -1)
-            goals = seen.goals[context, part].to(logits.dtype)
-            loss = functional.binary_cross_entropy_with_logits(logits, goals)
+            loss = functional.binary_cross_entropy_with_logits(logits, data.goals[context, part].to(logits.dtype))
             optimizer.zero_grad()
             total = 2 * loss  # the sum over heads, not their mean
             total.backward()  # type: ignore[no-untyped-call]
@@ -391,17 +378,14 @@ def losses_peft(
     return np.array(seq)
 
 
-_BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in "ab" for context in CONTEXTS]
-
-
 @torch.no_grad()
-def _outcomes(replicas: Replicas, seen: Data, held: Data, ranks: Sequence[int]) -> pd.DataFrame:
-    """One row per rank and split, with losses and spreads of logits by head for `diverged`."""
+def _outcomes(replicas: Replicas, data: dict[str, Data], ranks: Sequence[int]) -> pd.DataFrame:
+    """One row per rank and split, with the columns `BY_HEAD`, of the training samples, in both."""
     frames, by_head = [], {}
-    for split, data in (("train", seen), ("test", held)):
-        goals = data.goals.repeat(len(ranks), 1, 1)
-        parts = [replicas(part.repeat(len(ranks), 1, 1, 1)) for part in torch.split(data.inputs, 64, dim=2)]
-        logits = torch.cat(parts, 1)
+    for split, part in data.items():
+        goals = part.goals.repeat(len(ranks), 1, 1)
+        blocks = [replicas(block.repeat(len(ranks), 1, 1, 1)) for block in torch.split(part.inputs, 64, dim=2)]
+        logits = torch.cat(blocks, 1)
         right = torch.where((logits > 0) == (goals > 0), 1.0, -1.0).double()
         accuracy = (1 + right.mean(1)) / 2
         if split == "train":
@@ -412,9 +396,7 @@ def _outcomes(replicas: Replicas, seen: Data, held: Data, ranks: Sequence[int]) 
         table = {"rank": list(ranks), "outcomes": split}
         for name, values in columns.items():
             table |= dict(zip([name + context for context in CONTEXTS], values.reshape(-1, 4).T.numpy(), strict=True))
-        frame = pd.DataFrame(table)
-        frame["loss"] = by_head["loss"].sum(-1).reshape(-1, 4).mean(1).numpy()
-        frames.append(frame)
+        frames.append(pd.DataFrame(table).assign(loss=by_head["loss"].sum(-1).reshape(-1, 4).mean(1).numpy()))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -433,8 +415,8 @@ def diverged(frame: pd.DataFrame, updates: int) -> Array:
     """
     lost: dict[int, bool] = {}
     for rank, part in frame.query("outcomes == 'train' and epoch > 0").sort_values("epoch").groupby("rank"):
-        losses = part[[name for name in _BY_HEAD if name.startswith("loss")]].to_numpy() / math.log(2)
-        spread = part[[name for name in _BY_HEAD if name.startswith("spread")]].to_numpy()
+        losses = part[BY_HEAD[:8]].to_numpy() / math.log(2)
+        spread = part[BY_HEAD[8:]].to_numpy()
         learnt = np.minimum.accumulate(losses, axis=0) < LEARNT
         bad = ~(losses < BLOWN) | (learnt & (losses > CHANCE)) | ~(spread > CONSTANT)
         dead = part.epoch.iloc[-1] * updates >= PATIENCE and (losses[-1] > CHANCE).any()
@@ -473,15 +455,9 @@ def measures(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check(
-    tasks: Tasks,
-    ranks: Sequence[int],
-    seeds: Sequence[int],
-    epochs: int,
-    rate: float,
-    batch: int,
-    least: int = 0,
+    tasks: Tasks, ranks: Sequence[int], seeds: Sequence[int], epochs: int, rate: float, batch: int, least: int = 0
 ) -> None:
-    """`least` is how many epochs there have to be."""
+    """`least` is the smallest number of epochs."""
     sides = tasks if isinstance(tasks, (tuple, list)) else [tasks]
     shape = [len(side) if isinstance(side, (tuple, list)) else f"no list but {type(side).__name__}" for side in sides]
     if shape != [2, 2]:
@@ -489,37 +465,19 @@ def _check(
     four = [task for side in tasks for task in side]
     kinds = sorted({type(task).__name__ for task in four if not isinstance(task, Task)})
     if kinds:
-        raise ValueError(
-            f"expected four tasks, as `ncutil.lora.bit_tasks.group` makes them; got {', '.join(kinds)} among them"
-        )
-    sizes = {(len(task.labels), len(task.test_labels)) for task in four}
+        raise ValueError(f"need four tasks, such as `bit_tasks.group` makes; got {', '.join(kinds)} among them")
+    for task in four:
+        for split in (task.train, task.test):
+            if np.ndim(split.inputs) != 2 or not np.isin(split.labels, (0, 1)).all():
+                raise ValueError(f"task {task.name!r} needs inputs (samples, words) and labels 0 and 1")
+    sizes = {(len(task.train.labels), len(task.test.labels)) for task in four}
     if len(sizes) > 1:
         raise ValueError(f"the four tasks need equally many samples to train and to test on; got {sorted(sizes)}")
-    words = {(np.shape(task.inputs)[1], np.shape(task.test_inputs)[1]) for task in four}
-    if len({width for both in words for width in both}) > 1:
-        raise ValueError(f"the four tasks need sentences of one length; got {sorted(words)} words to train and test on")
-    check_numbers("ranks", ranks, 1)
-    check_numbers("seeds", seeds, 0)
-    check_whole(epochs=(epochs, least), batch=(batch, 1))
-    if not _positive(rate):
-        raise ValueError(f"the rate is a positive number; got {rate!r}")
-
-
-def check_numbers(what: str, given: Any, least: int) -> None:
-    """ValueError unless these are whole numbers from `least` on, at least one and each once."""
-    numbers = list(given) if isinstance(given, (Sequence, range, np.ndarray)) and not isinstance(given, str) else []
-    fit = all(_whole(number) and number >= least for number in numbers)
-    if not numbers or not fit or len(set(numbers)) < len(numbers):
-        raise ValueError(f"need {what}: whole numbers from {least}, at least one, each once; got {given}")
-
-
-def _whole(number: Any) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def _positive(number: Any) -> bool:
-    return isinstance(number, Real) and 0 < float(number) < math.inf
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    words = {np.shape(split.inputs)[1] for task in four for split in (task.train, task.test)}
+    if len(words) > 1:
+        raise ValueError(f"the four tasks need sentences of one length; got {sorted(words)} words")
+    checks.integers("ranks", ranks, 1)
+    checks.integers("seeds", seeds, 0)
+    checks.integer(least, epochs=epochs)
+    checks.integer(1, batch=batch)
+    checks.positive(rate=rate)

@@ -6,10 +6,8 @@ the bits, easy (their majority) or hard (their parity). Explained in the chapter
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from itertools import product
-from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ncutil.ground import checks
+from ncutil.lora.tasks import Split, Task
 
 Array = NDArray[Any]
 
@@ -39,61 +40,26 @@ GROUPS = {
 }
 """The function of setting 1 and of setting 2, on either side, in each group of four tasks."""
 
-Asked = tuple[str, tuple[int, ...]]
-"""What is asked of a sentence: the name of a function, and the bits that it is a function of, in their order."""
+Question = tuple[str, tuple[int, ...]]
+"""What a task asks of a sentence: the name of a function, and the bits that it is a function of, in their order."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """Sentences and their labels, to train on and to test on.
-
-    inputs, test_inputs : (sentences, words), word numbers; labels, test_labels : (sentences,), 0 or 1
-    """
-
-    name: str
-    inputs: Array
-    labels: Array
-    test_inputs: Array
-    test_labels: Array
-
-    def __post_init__(self) -> None:
-        for x, y in ((self.inputs, self.labels), (self.test_inputs, self.test_labels)):
-            if np.ndim(x) != 2 or np.shape(y) != np.shape(x)[:1] or not len(y):
-                raise ValueError(
-                    f"task {self.name!r} needs sentences (n, words) with a label each; got shapes {np.shape(x)} "
-                    f"and {np.shape(y)}"
-                )
-            if not np.isin(y, (0, 1)).all():
-                raise ValueError(f"task {self.name!r} needs labels 0 and 1; got {np.unique(y)[:5]}")
-
-
-Tasks = Sequence[Sequence[Task]]
-"""Two by two: tasks[0] are Alice's, tasks[1] Bob's, setting 1 and setting 2 of each."""
-
-
-def speak(bits: ArrayLike, language: int = 0) -> Array:
-    """Say bits, (..., 10) of 0 and 1, in a language: word numbers (..., 11), the first of them 0, the mark.
+def sentences(bits: ArrayLike, language: int = 0) -> Array:
+    """The sentences that say bits, (..., 10) of 0 and 1, in a language: word numbers (..., 11), first the mark, 0.
 
     Languages share no word; language 0 keeps the order of the bits, the others have a fixed order of their own.
 
-    >>> speak([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).tolist()
+    >>> sentences([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).tolist()
     [0, 2, 3, 5, 7, 9, 11, 13, 15, 17, 19]
     """
-    told = np.asarray(bits)
-    if told.shape[-1:] != (BITS,) or not np.isin(told, (0, 1)).all():
-        raise ValueError(f"a sentence says {BITS} bits, 0 or 1 each; got shape {told.shape}")
+    on = np.asarray(bits)
+    if on.shape[-1:] != (BITS,) or not np.isin(on, (0, 1)).all():
+        raise ValueError(f"a sentence says {BITS} bits, 0 or 1 each; got shape {on.shape}")
     if not 0 <= language < LANGUAGES:
         raise ValueError(f"languages are 0 to {LANGUAGES - 1}; got {language}")
-    words = 1 + 2 * BITS * language + 2 * np.arange(BITS) + told
+    words = 1 + 2 * BITS * language + 2 * np.arange(BITS) + on
     order = np.random.default_rng(language).permutation(BITS) if language else np.arange(BITS)
     return np.insert(words[..., order], 0, 0, axis=-1)
-
-
-def check_whole(**settings: tuple[Any, int]) -> None:
-    """ValueError unless every setting, given with the least that it may be, is a whole number from there on."""
-    for name, (value, least) in settings.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} is a whole number from {least}; got {value!r}")
 
 
 def ncube() -> Array:
@@ -115,9 +81,9 @@ def group(
 
     The hard tasks of setting 2 ask about disjoint bits.
     """
-    if name not in GROUPS:
-        raise ValueError(f"unknown group {name!r}; known: {', '.join(GROUPS)}")
-    check_whole(draw=(draw, 0), train=(train, 1), test=(test, 1))
+    checks.known("group", name, GROUPS)
+    checks.integer(0, draw=draw)
+    checks.integer(1, train=train, test=test)
     if train + test > 2**BITS:
         raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
     order, triples = _draw(draw)
@@ -127,18 +93,18 @@ def group(
         for setting, function in enumerate(GROUPS[name]):
             many = name == "multilingual"
             which = triples[0] if many else triples[2 * side + setting]
-            spoken = speak(bits, language + setting if many else 0)
+            words = sentences(bits, language + setting if many else 0)
             labels = FUNCTIONS[function](bits[:, which]).astype(int)
-            label = f"{function} of {'-'.join(str(k + 1) for k in which)}"
-            label += f", language {language + setting + 1}" if many else ""
-            tasks.append(Task(label, spoken[:train], labels[:train], spoken[train:], labels[train:]))
+            title = f"{function} of {'-'.join(str(k + 1) for k in which)}"
+            title += f", language {language + setting + 1}" if many else ""
+            tasks.append(Task(title, Split(words[:train], labels[:train]), Split(words[train:], labels[train:])))
     return (tasks[0], tasks[1]), (tasks[2], tasks[3])
 
 
-def asked(draw: int) -> set[Asked]:
+def questions(draw: int) -> set[Question]:
     """Every function that some group of a draw asks for, with its bits.
 
-    >>> len(asked(0))  # majority and parity of four triples
+    >>> len(questions(0))  # majority and parity of four triples
     8
     """
     functions = {function for pair in GROUPS.values() for function in pair}
@@ -213,13 +179,13 @@ class Encoder(nn.Module):
         return cast(Tensor, self.blocks[-1](x, slice(1))[:, 0])
 
 
-def curriculum(seed: int, functions: int = 40, avoid: Collection[Asked] = ()) -> list[Asked]:
+def curriculum(seed: int, functions: int = 40, avoid: Collection[Question] = ()) -> list[Question]:
     """What `pretrain` asks for: random functions of two or three random bits, majorities always of three.
 
     None of `avoid` is among them.
     """
     rng = np.random.default_rng([seed, 7])
-    drawn: list[Asked] = []
+    drawn: list[Question] = []
     while len(drawn) < functions:
         name = str(rng.choice(list(FUNCTIONS)))
         size = 3 if name == "majority" else int(rng.integers(2, 4))
@@ -236,7 +202,7 @@ def pretrain(
     functions: int = 40,
     steps: int = 600,
     rate: float = 3e-3,
-    avoid: Collection[Asked] = (),
+    avoid: Collection[Question] = (),
 ) -> tuple[Encoder, float]:
     """An encoder that has learnt random functions of two or three bits in its languages, and its accuracy on them.
 
@@ -249,16 +215,17 @@ def pretrain(
     languages : 1 to 4
     seed : of the functions, the weights and the order of the sentences
     functions, steps, rate : how many functions, updates of Adam, its largest learning rate
-    avoid : functions that are never asked for, such as `asked(draw)`, those of the tasks of a draw
+    avoid : functions that are never asked for, such as `questions(draw)`, those of the tasks of a draw
     """
-    check_whole(languages=(languages, 1), seed=(seed, 0), functions=(functions, 1), steps=(steps, 1))
+    checks.integer(0, seed=seed)
+    checks.integer(1, languages=languages, functions=functions, steps=steps)
     if languages > LANGUAGES:
         raise ValueError(f"an encoder reads 1 to {LANGUAGES} languages; got {languages}")
     rng = np.random.default_rng([seed, 8])
     bits = ncube()
     labels = [FUNCTIONS[name](bits[:, which]) for name, which in curriculum(seed, functions, avoid)]
     goals = torch.tensor(np.stack(labels, 1), dtype=torch.float32)
-    spoken = torch.tensor(np.stack([speak(bits, language) for language in range(languages)]))
+    inputs = torch.tensor(np.stack([sentences(bits, language) for language in range(languages)]))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, heads = Encoder(), nn.Linear(32, functions)
@@ -267,12 +234,12 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(steps):
         sample = torch.tensor(rng.integers(len(bits), size=128))
-        tongue = torch.tensor(rng.integers(languages, size=128))
-        loss = functional.binary_cross_entropy_with_logits(heads(model(spoken[tongue, sample])), goals[sample])
+        language = torch.tensor(rng.integers(languages, size=128))
+        loss = functional.binary_cross_entropy_with_logits(heads(model(inputs[language, sample])), goals[sample])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        right = [((heads(model(said)) > 0) == (goals > 0)).float().mean() for said in spoken]
+        right = [((heads(model(x)) > 0) == (goals > 0)).float().mean() for x in inputs]
     return model.requires_grad_(False), float(torch.stack(right).mean())

@@ -1,81 +1,27 @@
 """Adapters in the last layer of a BERT encoder, all ranks and pairs of tasks at once, on states computed once.
 
-Below the adapted layer nothing learns, so what comes out of there is computed once for every text and kept on disk.
+Below the adapted layer nothing learns, so `ncutil.lora.encoders.frozen_states` computes its output once for every text.
 After the attention only the first position is read, so the rest of the layer is computed there alone. Both are exact:
-the losses are those of peft on the whole encoder. Used by `ncutil.lora.text_study`; explained in the
-chapter on the LoRA study.
+the losses are those of peft on the whole encoder. Explained in the chapter on the LoRA study.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from ncutil.lora.adapters import LAYERS
-from ncutil.lora.text_tasks import Split, digest, tokenize, whole
+from ncutil.lora.encoders import States
 
-Array = NDArray[Any]
 Setting = tuple[int, int]
 
 SETTINGS: tuple[Setting, ...] = tuple(product((0, 1), (0, 1)))
 """The four tasks as (side, setting): Alice's two, Bob's two. Also (Alice's setting, Bob's) of the four contexts."""
-
-
-@dataclass(frozen=True)
-class States:
-    """What the frozen layers make of a split's texts.
-
-    hidden : (texts, tokens, width), what goes into the last layer; keys, values : the same shape, what the last layer
-    makes of it before any adapter; mask : (texts, tokens); labels : (texts,); key : name of the states on disk
-    """
-
-    hidden: Array
-    keys: Array
-    values: Array
-    mask: Array
-    labels: Array
-    key: str
-
-    def batch(self, rows: Array) -> tuple[Tensor, ...]:
-        """Hidden, keys, values, mask and labels of some rows, without columns that are padding in all of them."""
-        longest = int(self.mask[rows].sum(1).max())
-        cut = (torch.from_numpy(a[rows, :longest]) for a in (self.hidden, self.keys, self.values, self.mask))
-        return (*cut, torch.from_numpy(self.labels[rows]))
-
-
-def frozen_states(
-    encoder: Any, tokenizer: Any, split: Split, length: int, store: Path, weights: str | None = None
-) -> States:
-    """The frozen layers' states of every text of a split, read from `store`, or computed and put there.
-
-    The file's name is a hash of the encoder's weights and of the tokens: another model's or text's states are never
-    taken for these. About 60 MB for 1,000 texts of 40 tokens at width 384.
-    """
-    tokens = tokenize(tokenizer, split, length)
-    key = digest("states", weights or digest(encoder), *(tokens[name] for name in sorted(tokens)))
-    path = store / f"states-{key}.npy"
-
-    def compute(first: int) -> Array:
-        some = {name: torch.from_numpy(ids[first : first + 64]) for name, ids in tokens.items()}
-        hidden: Array = encoder(**some, output_hidden_states=True).hidden_states[-2].numpy()
-        return hidden
-
-    at = encoder.encoder.layer[-1].attention.self
-    with torch.inference_mode():
-        if not path.is_file():
-            parts = [compute(first) for first in range(0, len(tokens["input_ids"]), 64)]
-            whole(path, lambda part: np.save(part, np.concatenate(parts)))
-        hidden = np.load(path)
-        keys, values = (layer(torch.from_numpy(hidden)).numpy() for layer in (at.key, at.value))
-    return States(hidden, keys, values, tokens["attention_mask"] > 0, split.labels, key)
 
 
 class TopLayer:
@@ -152,7 +98,7 @@ class TopLayer:
 
     def step(self, batches: Mapping[Setting, Sequence[Tensor]]) -> Tensor:
         """One update from a batch of each task, by (side, setting); the losses before it, (ranks, 2, 2), in nats."""
-        own = {at: losses(self.logits(*at, batch), batch[-1]).mean(-1) for at, batch in batches.items()}
+        own = {at: cross_entropies(self.logits(*at, batch), batch[-1]).mean(-1) for at, batch in batches.items()}
         alice, bob = (torch.stack([own[side, i] for i in (0, 1)], 1 + side) for side in (0, 1))
         self.optimizer.zero_grad()
         # The sum, not the mean: each replica's gradient is that of its own run.
@@ -168,7 +114,7 @@ class TopLayer:
         return torch.cat(parts, 2)
 
 
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each answer in nats, the shape of logits without its last axis."""
     every = labels.expand(logits.shape[:-1])
     return functional.cross_entropy(logits.flatten(0, -2), every.flatten(), reduction="none").reshape(every.shape)

@@ -46,7 +46,7 @@ def compare(rounds: int = 3) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        encoder = bit_tasks.pretrain(1, avoid=bit_tasks.asked(0), steps=100)[0]
+        encoder = bit_tasks.pretrain(1, avoid=bit_tasks.questions(0), steps=100)[0]
         four = bit_tasks.group("mixed")
         adapters.losses_peft(encoder, four, 1, 0, 0, epochs=1)
         adapters.train(encoder, four, RANKS, SEEDS, epochs=1)
@@ -98,7 +98,7 @@ def main() -> None:
 
     from ncpress import execution as press
     from ncutil.ground import staleness
-    from ncutil.ground.files import write_json
+    from ncutil.ground.files import cores, write_json
 
     root = Path(__file__).parents[2]
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
@@ -128,7 +128,7 @@ def main() -> None:
         "parameters": {"ranks": RANKS, "seeds": SEEDS, "epochs": EPOCHS, "sampled": SAMPLED, "texts": texts.SIZE},
         **context,
         "processor": staleness.processor(),
-        "cores": adapters._cores(),
+        "cores": cores(),
         "started": started,
         "seconds": round(time.monotonic() - clock, 2),
         "measured": {"adapters in a batch": many, "cached top layer": top},

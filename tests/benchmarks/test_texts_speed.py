@@ -11,8 +11,9 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from ncutil.lora.text_tasks import Split
-from ncutil.lora.top_layer import SETTINGS, TopLayer, frozen_states
+from ncutil.lora.encoders import frozen_states
+from ncutil.lora.tasks import Split
+from ncutil.lora.top_layer import SETTINGS, TopLayer
 
 RANKS, ALPHAS, BATCH, LENGTH, STEPS, RATE = [1, 2, 4, 8, 16, 32], [2.0] * 6, 16, 40, 5, 1e-3
 EXAMPLES = BATCH * STEPS
@@ -73,7 +74,7 @@ def measured(folder, rounds):
     ids = np.random.default_rng(0).integers(1000, size=(EXAMPLES, LENGTH))
     split = Split([[(" ".join(map(str, row)), None)] for row in ids], np.arange(EXAMPLES) % 2)
     start = CLOCK()
-    states = frozen_states(encoder, read_ids, split, LENGTH, folder)
+    states = frozen_states(encoder, read_ids, {"all": split}, LENGTH, folder)["all"]
     once = (CLOCK() - start) / EXAMPLES
 
     parts = np.arange(EXAMPLES).reshape(STEPS, BATCH)
