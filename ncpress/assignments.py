@@ -1,6 +1,6 @@
-"""The problem sets as the book shows them: which there are, what each is about, its points, its time.
+"""The book's table of problem sets: their objectives, points and times, from their text.
 
-Only their text is read; `ncclass` executes, releases and grades them.
+`ncclass` executes, releases and grades them.
 """
 
 import re
@@ -17,21 +17,23 @@ def names(project: Project) -> list[str]:
 
 
 def table(project: Project) -> str:
-    """A table of the problem sets for the book: what each is about, its points, its time; nothing of a solution."""
+    """A table in Markdown: what each set is about, its points, its time; nothing of a solution."""
     lines = ["| set | title | objectives | points | time |", "| --- | --- | --- | --- | --- |"]
     for name in names(project):
         notebook = read_chapter(project.notebooks / "assignments" / f"{name}.md").notebook
         found = re.search(r"\*\*Objectives\.\*\*(.+?)\n\n", notebook.cells[0].source, re.DOTALL)
         objectives = " ".join(found[1].split()) if found else ""
-        grading = [cell.metadata.get("nbgrader", {}) for cell in notebook.cells]
-        points = sum(cell.get("points", 0) for cell in grading)
+        points = sum(cell.metadata.get("nbgrader", {}).get("points", 0) for cell in notebook.cells)
         title = next(headings(notebook))[1].partition(": ")[2]
         minutes = notebook.metadata.get("ncutil", {}).get("minutes", 0)
+        # A bar would end the cell, as in $P(a|b)$.
+        title, objectives = (text.replace("|", r"\|") for text in (title, objectives))
         lines.append(f"| {name} | {title} | {objectives} | {points:g} | {minutes} min |")
     return "\n".join(lines)
 
 
 def headings(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
+    """Titles and headings of the second level, each with the number of its cell."""
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             for match in re.finditer(r"^#{1,2} +(.+)$", cell.source, re.MULTILINE):

@@ -1,6 +1,6 @@
-"""The page of benchmarks, made from the records that the benchmarks wrote.
+"""The page of benchmarks, from the records that the benchmarks wrote.
 
-Of the ensembles that is `book/studies/benchmarks.json`, of the LoRA study `book/results/lora-speed.json`.
+The record of the ensembles is `book/studies/benchmarks.json`, that of the LoRA study `book/results/lora-speed.json`.
 """
 
 import json
@@ -30,14 +30,14 @@ PEERS = {
 
 
 def page(project: Project) -> str:
-    """What the peers are, a table for each shape and the record of the run; then the same of the LoRA study."""
+    """The page in MyST: the peers, a table for each shape, where it was measured; then the same of the LoRA study."""
     path = project.studies / "benchmarks.json"
     parts = [NONE]
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
-        met = {label for shape in record["shapes"] for label in shape["networks per second"]}
-        peers = "\n".join(f"- **{label}**: {what}." for label, what in PEERS.items() if label in met)
-        parts = [peers, *(_shape(shape) for shape in record["shapes"]), _made(record)]
+        measured = {label for shape in record["shapes"] for label in shape["networks per second"]}
+        peers = "\n".join(f"- **{label}**: {what}." for label, what in PEERS.items() if label in measured)
+        parts = [peers, *(_shape(shape) for shape in record["shapes"]), _origin(record)]
     return "\n\n".join([*parts, *_lora(project.results / "lora-speed.json")])
 
 
@@ -61,7 +61,7 @@ def _lora(path: Path) -> list[str]:
         "trains the same replicas one after the other; some of them are timed and the sum is scaled. Losses are "
         f"{many['losses apart, at most']:g} nats apart at most.",
         "\n".join(lines),
-        _made(record),
+        _origin(record),
     ]
 
 
@@ -79,17 +79,17 @@ def _shape(shape: Mapping[str, Any]) -> str:
     speeds, ratios = shape["networks per second"], shape["times slower than ensembles.train"]
     for label in sorted(speeds, key=speeds.__getitem__, reverse=True):
         ratio = "" if label == "ensembles.train" else f"{_digits(ratios[label])} times"
-        lines.append(f"| {label} | {_digits(speeds[label])} | {ratio} |")
+        lines.append(f"| {literal(label)} | {_digits(speeds[label])} | {ratio} |")
     table = "\n".join(lines[2:])
     medians = (
-        "Peers take turns, and each number is a median over rounds, a ratio that of the ratios within rounds: so one "
-        "column does not divide exactly into the other."
+        "All peers are timed once in each round. A speed is the median over rounds; a ratio is the median of the "
+        "ratios within rounds, so it is not exactly the quotient of two speeds."
     )
     done, top = shape["multiply-adds per second"] / 1e9, shape["peak multiply-adds per second"] / 1e9
     share = (
         f"The kernel does {done:.1f} billion multiply-adds a second, {_digits(100 * shape['share of peak'])} % of the "
-        f"{top:.0f} billion that the same cores reach when they do nothing else. Counted are the products of the two "
-        "layers, forward and backward; the logistic function and the optimiser come on top."
+        f"{top:.0f} billion that the same cores reach when they do nothing else. The count has the products of the two "
+        "layers, forward and backward, but not the logistic function and the optimiser."
     )
     apart = shape.get("distance of the distributions of losses")
     losses = (
@@ -101,7 +101,8 @@ def _shape(shape: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, [*lines[:2], table, medians, share, losses]))
 
 
-def _made(record: Mapping[str, Any]) -> str:
+def _origin(record: Mapping[str, Any]) -> str:
+    """When, by which command, at which commit and on which machine a record was made."""
     modified = ", modified" if record["modified"] else ""
     found = record["versions"]
     versions = ", ".join(
@@ -116,7 +117,7 @@ def _made(record: Mapping[str, Any]) -> str:
 
 
 def _digits(number: float) -> str:
-    """Three digits that count: no more are measured.
+    """A number with three significant digits: timings are no more exact.
 
     >>> _digits(20214.3), _digits(2.718), _digits(31.4)
     ('20,200', '2.72', '31.4')

@@ -1,8 +1,9 @@
-"""Lay out the book's pages under `_build/site`: prose from the source, outputs from the run, nothing else.
+"""Write the source of the site, which Jupyter Book renders: prose from the clone, outputs from the runs.
 
-A staged page takes its text and its display settings from the chapter as it stands and its code and outputs from
-the executed notebook; both must agree cell by cell. What the press adds to a page (run box, verdicts, links to data
-and downloads) is made from the run record.
+The page of a chapter has its text and its display settings from the chapter as it stands, and its outputs from the
+executed notebook; both must have the same code, cell by cell. The press adds a box about the run, three forms of the
+notebook to take home, and the tables of claims, problem sets and benchmarks. Verdicts and links to data are outputs,
+and `ncpress.outputs` shows them.
 """
 
 import copy
@@ -10,17 +11,20 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
 import yaml
+from markdown_it import MarkdownIt
 from nbformat import NotebookNode
 
 from ncpress import assignments, benchmarks, verdicts
 from ncpress.execution import Plan, read_record
 from ncpress.markup import code, literal
+from ncpress.outputs import DOWNLOADS
 from ncpress.project import (
     TEXT_FORMAT,
     Chapter,
@@ -29,17 +33,15 @@ from ncpress.project import (
     read_yaml,
 )
 from ncpress.wheels import build_wheel
-from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
+from ncutil.evidence.outputs import CLAIM_MIME
 
 PROSE = ("index.md", "book")
-DOWNLOADS = "downloads"
 _GENERATED = re.compile(r"<!-- generated: (\w+) -->.*?<!-- end -->", re.DOTALL)
 _EXERCISE = re.compile(r"^(`{3,}|:{3,})\{exercise\}([^\n]*)\n.*?^\1$", re.DOTALL | re.MULTILINE)
-_HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
 def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, list[str]]) -> None:
-    """Write the whole site source into an empty folder; `drift` holds the warnings of each chapter's page."""
+    """Write the whole source of the site into an empty folder; `drift` has the warnings for each chapter's page."""
     records = {item.chapter.name: _record(item) for item in plans}
     extra = site / "extra" / DOWNLOADS
     extra.mkdir(parents=True)
@@ -49,15 +51,14 @@ def stage(project: Project, plans: list[Plan], site: Path, drift: Mapping[str, l
     for item in plans:
         name, record = item.chapter.name, records[item.chapter.name]
         executed = nbformat.read(item.folder / f"{name}.ipynb", as_version=4)
-        notebook = merge(item.chapter, executed, item.parameters)
+        notebook = _without_warnings(merge(item.chapter, executed, item.parameters))
         _check_alt(name, notebook)
         sections |= _sections(notebook)
         _write_downloads(notebook, extra / name, name, wheel)
-        shutil.copytree(item.folder / "data", extra / name / "data")
-        page = _page(notebook, name)
-        page.cells.insert(1, nbformat.v4.new_markdown_cell(run_box(record, wheel, drift.get(name, [])), id="run-box"))
+        box = run_box(record, wheel, drift.get(name, []))
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(box, id="run-box"))
         (site / "notebooks").mkdir(exist_ok=True)
-        nbformat.write(page, site / "notebooks" / f"{name}.ipynb")
+        nbformat.write(notebook, site / "notebooks" / f"{name}.ipynb")
     rows = verdicts.entries(project, records, sections)
     generated = {
         "claims": verdicts.page(rows),
@@ -92,6 +93,14 @@ def merge(chapter: Chapter, executed: NotebookNode, parameters: Mapping[str, Any
     return notebook
 
 
+def _without_warnings(notebook: NotebookNode) -> NotebookNode:
+    """Take out what was written to stderr: it is for whoever runs the chapter, and may name folders of that machine."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return notebook
+
+
 def _check_alt(name: str, notebook: NotebookNode) -> None:
     for number, cell in enumerate(notebook.cells, 1):
         drawn = any(kind.startswith("image/") for out in cell.get("outputs", []) for kind in out.get("data", {}))
@@ -105,36 +114,21 @@ def _sections(notebook: NotebookNode) -> dict[str, str]:
     found, heading = {}, ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            heading = ([heading, *_HEADING.findall(cell.source)])[-1]
+            heading = [heading, *headings(cell.source)][-1]
         for output in cell.get("outputs", []):
             if CLAIM_MIME in output.get("data", {}):
                 found[output.data[CLAIM_MIME]["id"]] = heading
     return found
 
 
-def _page(notebook: NotebookNode, name: str) -> NotebookNode:
-    """The page: the records that a cell's outputs carry become verdicts and links behind the cell."""
-    page = copy.deepcopy(notebook)
-    page.cells = [part for cell in page.cells for part in (cell, *_behind(cell, name))]
-    return page
+def headings(text: str) -> list[str]:
+    """The headings in Markdown; a comment in a block of code is none.
 
-
-def _behind(cell: NotebookNode, name: str) -> list[NotebookNode]:
-    """Take the records out of a cell; returns a cell that shows them, if there are any."""
-    claims, shown, kept = verdicts.read_claims(), [], []
-    for output in cell.get("outputs", []):
-        data = output.get("data", {})
-        if CLAIM_MIME in data:
-            shown.append(verdicts.box(claims[data[CLAIM_MIME]["id"]], data[CLAIM_MIME]))
-        elif SCALAR_MIME not in data:
-            kept.append(output)
-        if TABLE_MIME in data:
-            table = data.pop(TABLE_MIME)["name"]
-            link = f'<a href="../{DOWNLOADS}/{name}/data/{table}.csv" download>Data of this figure (CSV): {table}</a>'
-            shown.append(f'<p class="figure-data">{link}</p>')
-    if "outputs" in cell:
-        cell.outputs = kept
-    return [nbformat.v4.new_markdown_cell("\n\n".join(shown), id=f"{cell.id}-behind")] if shown else []
+    >>> headings("# One\\n\\n```\\n# no heading\\n```")
+    ['One']
+    """
+    tokens = MarkdownIt().parse(text)
+    return [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
 
 
 def run_box(record: Mapping[str, Any], wheel: str, drift: list[str]) -> str:
@@ -254,7 +248,5 @@ def _write_config(project: Project, site: Path) -> None:
     shutil.copyfile(project.root / "_toc.yml", site / "_toc.yml")
     config = read_yaml(project.root / "_config.yml")
     config["execute"] = {"execute_notebooks": "off"}
-    settings = config["sphinx"]["config"]
-    settings["html_extra_path"] = ["extra"]
-    settings["suppress_warnings"].remove("mystnb.unknown_mime_type")
+    config["sphinx"]["config"]["html_extra_path"] = ["extra"]
     (site / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

@@ -10,26 +10,28 @@ from importlib import metadata
 from pathlib import Path
 
 from ncpress.project import PressError, Project
+from ncutil.ground import staleness
 from ncutil.ground.files import digest, write_json
 
 
 def render(project: Project, staged: Path, whole: bool = False) -> bool:
     """Make `_build/html` from a staged folder; False if it was up to date.
 
-    What was read before and has not changed is not read again, unless `whole` is asked for, or the last rendering
-    found a fault: an incremental rendering would forget the faults of pages that it does not read again. Nor does
-    Sphinx see that our extension, a style sheet or the wheel changed. A site that fails a check stays under
-    `_build/render` to look at, and the last good one stays in place.
+    Sphinx reads only the pages that changed. It reads all of them if `whole` is true; if the last rendering found a
+    fault, because the faults of pages that it does not read would be lost; and if a template, a style sheet, an
+    extension or the wheel changed, which Sphinx does not notice. A site that fails a check stays under `_build/render`
+    to look at, and the last good one stays in place.
     """
     html, stamp = project.build / "html", project.build / "html" / ".built.json"
-    fingerprint = _fingerprint(staged)
+    tools = _tools()
+    fingerprint = _fingerprint(staged, tools)
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
         return False
     site, output = project.build / "site", project.build / "render"
     sound = output / ".sound"
     changed = _synchronise(staged, site)
-    unseen = any({"_ext", "_static"} & {*name.parts} or name.suffix == ".whl" for name in changed)
-    if whole or unseen or not sound.is_file():
+    unseen = any({"_ext", "_static", "_templates"} & {*name.parts} or name.suffix == ".whl" for name in changed)
+    if whole or unseen or not sound.is_file() or sound.read_text(encoding="utf-8") != tools:
         shutil.rmtree(output, ignore_errors=True)
     sound.unlink(missing_ok=True)
     _jupyter_book(site, output)
@@ -46,7 +48,7 @@ def render(project: Project, staged: Path, whole: bool = False) -> bool:
         html.rename(old)
     new.rename(html)
     shutil.rmtree(old, ignore_errors=True)
-    sound.touch()
+    sound.write_text(tools, encoding="utf-8")
     return True
 
 
@@ -65,10 +67,17 @@ def _synchronise(source: Path, target: Path) -> list[Path]:
     return changed
 
 
-def _fingerprint(staged: Path) -> str:
+def _tools() -> str:
+    """Hash of what makes HTML of the staged pages: the packages, and our code that runs inside them."""
+    packages = [f"{name} {metadata.version(name)}" for name in ("jupyter-book", "sphinx", "myst-nb")]
+    ours = staleness.reach(["ncpress.outputs"], ("ncpress", "ncutil"))
+    return digest(*packages, *(path.read_bytes() for path in ours.values()))
+
+
+def _fingerprint(staged: Path, tools: str) -> str:
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     parts = [part for path in files for part in (str(path.relative_to(staged)), path.read_bytes())]
-    return digest(metadata.version("jupyter-book"), metadata.version("sphinx"), *parts)
+    return digest(tools, *parts)
 
 
 def print_pdf(project: Project) -> Path:

@@ -1,31 +1,28 @@
-"""The ledger: every claim with its verdict, from the run records; as a page, a crosswalk and a terminal table."""
+"""Every claim of the papers with its verdict, from the run records: for pages of the book and for a terminal."""
 
-import html
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ncpress.execution import read_record
-from ncpress.markup import literal
+from ncpress.markup import literal, table
 from ncpress.project import PressError, Project
 from ncutil.evidence.claims import (
     NOT_ATTEMPTED,
     OUT_OF_REACH,
+    SOURCES,
     VERDICTS,
     Claim,
     describe,
+    judge,
     load,
-    verdict,
 )
-
-SOURCES = {"P1": "NCnet", "P2": "neurashed"}
-"""The papers, by the short names that claims.yml uses."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim and what is known of it: the verdict, what was measured, by which profile, in which section."""
+    """A claim with its verdict, what was measured, the profile of the run, and the section that records it."""
 
     claim: Claim
     verdict: str
@@ -50,19 +47,16 @@ def read_records(project: Project, profile: str) -> dict[str, dict[str, Any]]:
 
 
 def claims_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a run recorded, by claim id, each once and each this chapter's own."""
-    claims, found = read_claims(), {}
+    """What a run found, by claim id, with the verdict; an error if a claim is another chapter's or recorded twice."""
+    claims, found = read_claims(), dict[str, dict[str, Any]]()
     for item in record["claims"]:
         claim = claims.get(item["id"])
         if claim is None or claim.holds_if is None or claim.chapter != record["chapter"]:
             raise PressError(f"{record['chapter']} records claim {item['id']!r}, which claims.yml does not give it")
         if item["id"] in found:
             raise PressError(f"{record['chapter']} records claim {item['id']!r} twice")
-        found[item["id"]] = {
-            "estimate": item["estimate"],
-            "interval": item["interval"],
-            "verdict": verdict(claim.holds_if, item["estimate"], item["interval"]),
-        }
+        finding = judge(item["id"], item["estimate"], item["interval"])
+        found[item["id"]] = {"estimate": finding.estimate, "interval": finding.interval, "verdict": finding.verdict}
     return found
 
 
@@ -98,32 +92,14 @@ def badge(name: str) -> str:
     return f'<span class="verdict-badge verdict-{name.replace(" ", "-")}">{name}</span>'
 
 
-def box(claim: Claim, item: Mapping[str, Any]) -> str:
-    """What a page shows where a claim is recorded: statement, criterion, measurement, verdict."""
-    outcome = verdict(claim.holds_if or {}, item["estimate"], item["interval"])
-    text = {name: html.escape(str(getattr(claim, name))) for name in ("statement", "place", "quantity", "criterion")}
-    return (
-        f'<div class="verdict" id="claim-{claim.id}"><p>{badge(outcome)} <strong>Claim.</strong> {text["statement"]} '
-        f"({SOURCES[claim.source]}, {text['place']})</p><p><strong>Measured:</strong> {text['quantity']} = "
-        f"{describe(item['estimate'], item['interval'], 3)}. <strong>Holds if</strong> {text['criterion']}.</p></div>"
-    )
-
-
 def _link(row: Entry, text: str) -> str:
     if not row.measured:
         return text
     return f'<a href="../notebooks/{row.claim.chapter}.html#claim-{row.claim.id}">{text}</a>'
 
 
-def _table(heading: list[str], widths: str, rows: Iterable[list[str]]) -> str:
-    lines = ["::::{list-table}", ":header-rows: 1", f":widths: {widths}", ":class: ledger", ""]
-    for cells in [heading, *rows]:
-        lines += [("* - " if number == 0 else "  - ") + (cell or "–") for number, cell in enumerate(cells)]
-    return "\n".join([*lines, "::::"])
-
-
 def summary(rows: list[Entry]) -> str:
-    """How the verdicts are spread, as one line of badges."""
+    """How many claims have each verdict, as one line of badges."""
     parts = [f"{badge(name)} {number}" for name, number in counts(rows).items()]
     return f'<p class="verdict-counts">{" · ".join(parts)}</p>'
 
@@ -152,7 +128,8 @@ def page(rows: list[Entry]) -> str:
             if row.claim.chapter == chapter
         ]
         title = f"Chapter {int(chapter[:2])}" if chapter else "No chapter"
-        parts.append(f"## {title}\n\n" + _table(["Verdict", "Claim, criterion, measurement"], "18 82", cells))
+        heading = ["Verdict", "Claim, criterion, measurement"]
+        parts.append(f"## {title}\n\n" + table(heading, "18 82", cells, "ledger"))
     return "\n\n".join(parts)
 
 
@@ -164,17 +141,17 @@ def crosswalk(rows: list[Entry]) -> str:
         cells = []
         for row in part:
             chapter = f"Chapter {int(row.claim.chapter[:2])}" if row.claim.chapter else _detail(row)
-            section = f": {_link(row, html.escape(row.section))}" if row.section else ""
+            # A heading is the chapter's own Markdown, and reads here as it does there.
+            section = f": {_link(row, row.section)}" if row.section else ""
             where = f'<br>{badge(row.verdict)} <span class="ledger-detail">{chapter}{section}</span>'
             cells.append([literal(row.claim.place), literal(row.claim.statement) + where])
-        parts.append(
-            f"## {title}\n\n" + _table(["In the paper", "Claim, where it is treated, verdict"], "25 75", cells)
-        )
+        heading = ["In the paper", "Claim, where it is treated, verdict"]
+        parts.append(f"## {title}\n\n" + table(heading, "25 75", cells, "ledger"))
     return "\n\n".join(parts)
 
 
 def terminal(rows: list[Entry]) -> str:
-    """The ledger as plain lines."""
+    """Every claim as a plain line, and how many have each verdict."""
     lines = []
     for row in rows:
         detail = f"{row.measured} ({row.claim.criterion})" if row.measured else row.note

@@ -28,6 +28,19 @@ def text_of(clone: Path, page: str) -> str:
     return " ".join(BeautifulSoup(html(clone, page), "html.parser").get_text(" ").split())
 
 
+def machine_paths(clone: Path) -> list[str]:
+    """Lines of the built site, downloads included, that name the clone, the environment or the home folder."""
+    folders = (f"{clone}", sys.prefix, f"{Path.home()}/")
+    site = clone / "_build" / "html"
+    return [
+        f"{path.relative_to(site)}: {line[:200]}"
+        for path in site.rglob("*")
+        if path.suffix in {".html", ".js", ".ipynb", ".md", ".csv", ".json", ".txt"} and "_static" not in path.parts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if any(folder in line for folder in folders)
+    ]
+
+
 def failing(clone: Path, *words: str) -> str:
     """What a build that must fail says; the last good site has to be there still."""
     before = html(clone, "index")
@@ -260,6 +273,33 @@ def test_pdf_without_a_browser_says_what_is_missing(built: Path) -> None:
     assert "a PDF needs a Chromium or Chrome on the PATH" in done.stderr
 
 
+def test_page_names_its_viewport_once(built: Path) -> None:
+    for page in ("index", "notebooks/02-beta", "search", "genindex"):
+        assert html(built, page).count('name="viewport"') == 1
+
+
+def test_verdict_on_the_page_follows_claims_yml(built: Path) -> None:
+    edit(built / "book/claims.yml", "above: 2.9", "above: 3.1")
+    done = cli(built, "build")
+    assert done.returncode == 0, done.stderr
+    page = BeautifulSoup(html(built, "notebooks/02-beta"), "html.parser")
+    assert page.select_one("#claim-beta-mean .verdict-contradicted")
+    assert "contradicted 1" in text_of(built, "index")
+
+
+def test_build_renders_all_again_when_the_plugin_changed(built: Path) -> None:
+    edit(built / "ncpress/outputs.py", '"Claim."', '"Assertion."')
+    assert cli(built, "build").returncode == 0
+    assert "Assertion. The mean is high." in text_of(built, "notebooks/02-beta")
+
+
+def test_site_holds_no_path_of_the_machine(built: Path) -> None:
+    warning = "import os, sys\n\nprint('no IProgress', os.getcwd(), sys.prefix, file=sys.stderr)\n"
+    edit(built / "notebooks/01-alpha.md", "from ncutil.bell import chsh\n", f"{warning}from ncutil.bell import chsh\n")
+    assert cli(built, "build").returncode == 0
+    assert machine_paths(built) == []
+
+
 def test_killed_build_leaves_the_last_site_whole(built: Path) -> None:
     before = html(built, "notebooks/02-beta")
     edit(built / "notebooks/02-beta.md", "quixotic", "half-done")
@@ -287,8 +327,20 @@ def test_plain_jupyter_book_builds_too(built: Path, tmp_path: Path) -> None:
     command = [*program, "build", ".", "--path-output", str(tmp_path / "out"), "-W", "-n", "--keep-going"]
     done = subprocess.run(command, cwd=built, env=clone_environment(built), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "out/_build/html/book/claims.html").read_text()
-    assert "No run is recorded here" in page
+    site = tmp_path / "out/_build/html"
+    assert "No run is recorded here" in (site / "book/claims.html").read_text()
+    alpha, beta = (
+        BeautifulSoup((site / f"notebooks/{name}.html").read_text(), "html.parser") for name in ("01-alpha", "02-beta")
+    )
+    (box,) = beta.select("#claim-beta-mean.verdict")
+    assert box.select_one(".verdict-reproduced")
+    (link,) = beta.select(".figure-data a[download]")
+    table = (site / "notebooks" / str(link["href"])).resolve()
+    assert table == site / "downloads/02-beta/data/wobble.csv"
+    assert len(table.read_text().splitlines()) == 41
+    assert "The bound is 2.00" in alpha.get_text()
+    # A number is shown only where prose names it.
+    assert not alpha.select(".cell_output .text_plain")
 
 
 def test_what_was_published_is_small_and_complete(built: Path) -> None:

@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import myst_nb
+import nbformat
 import numpy as np
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from myst_nb.ext.glue import extract_glue_data_cell
 from traitlets.config import Config
 
 from ncutil.evidence import claims
@@ -24,7 +27,7 @@ from ncutil.evidence.claims import (
     parse,
     verdict,
 )
-from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME
+from ncutil.evidence.outputs import CLAIM_MIME, GLUE_PREFIX, SCALAR_MIME, glue
 
 ROOT = Path(__file__).parent.parent
 LETTERS = {"R": REPRODUCED, "C": CONTRADICTED, "U": UNDECIDED}
@@ -275,6 +278,13 @@ def test_record_of_an_order_takes_arrays(shell: InteractiveShell) -> None:
     assert "contradicted (ordered increasing; got 1.00 [1.00, 1.10], 2.00" in bundles(captured, "text/plain")[0]
 
 
+def test_judge_follows_the_criterion_of_the_claim() -> None:
+    found = claims.judge("ncnet-exceeds-2", np.float64(1.9), np.array([1.8, 1.95]))
+    assert (found.claim.id, found.verdict) == ("ncnet-exceeds-2", CONTRADICTED)
+    assert (found.estimate, found.interval) == (1.9, [1.8, 1.95])
+    assert claims.judge("ncnet-rise", [1, 2], [(1, 1), (2, 2)]).verdict == REPRODUCED
+
+
 def test_record_refuses_and_emits_nothing(shell: InteractiveShell) -> None:
     with capture_output() as captured:
         with pytest.raises(ValueError, match=r"unknown claim 'ncnet-peek'; known: chsh-bound, .*ncnet-peak"):
@@ -286,22 +296,32 @@ def test_record_refuses_and_emits_nothing(shell: InteractiveShell) -> None:
     assert not captured.outputs
 
 
-def test_value_glues_text_and_keeps_the_number(shell: InteractiveShell) -> None:
+def test_value_is_one_output_with_text_and_number(shell: InteractiveShell) -> None:
     with capture_output() as captured:
         claims.value("mean-s", np.float64(1.8114), (1.77, 1.85))
         claims.value("runs", 1000, digits=0)
+    assert len(captured.outputs) == 2
     assert bundles(captured, SCALAR_MIME) == [
         {"name": "mean-s", "value": 1.8114, "interval": [1.77, 1.85]},
         {"name": "runs", "value": 1000.0, "interval": None},
     ]
-    glued = {
-        output.metadata["scrapbook"]["name"]: output.data
-        for output in captured.outputs
-        if "scrapbook" in (output.metadata or {})
-    }
-    assert set(glued) == {"mean-s", "runs"}
-    assert any("1.81 [1.77, 1.85]" in str(text) for text in glued["mean-s"].values())
-    assert any("'1000'" in str(text) for text in glued["runs"].values())
+    assert bundles(captured, f"{GLUE_PREFIX}text/plain") == ["'1.81 [1.77, 1.85]'", "'1000'"]
+
+
+@pytest.mark.parametrize("text", ["1.81 [1.77, 1.85]", 'It "rises" -- to 2.', "one\ntwo", "x" * 200])
+def test_glue_is_read_as_that_of_myst_nb(shell: InteractiveShell, text: str) -> None:
+    with capture_output() as captured:
+        glue("name", text, {"text/plain": "name", SCALAR_MIME: {}})
+        myst_nb.glue("name", text, display=False)
+    found = []
+    for output in captured.outputs:
+        cell = nbformat.v4.new_code_cell()
+        cell.outputs = [nbformat.v4.new_output("display_data", output.data, metadata=output.metadata)]
+        ((name, glued),) = extract_glue_data_cell(cell)
+        # Nothing is left for the page.
+        assert (name, cell.outputs) == ("name", [])
+        found.append(glued["data"]["text/plain"])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("bad", [(float("nan"), None), (1.0, (0.5, float("inf")))])

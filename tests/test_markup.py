@@ -3,17 +3,22 @@
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from conftest import ROOT
+from conftest import HEAD, ROOT
+from docutils import nodes
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
+from sphinx.util.nodes import is_smartquotable
 
-from ncpress import verdicts
+from ncpress import assignments, verdicts
 from ncpress.markup import code, literal
-from ncpress.pages import run_box
-from ncutil.evidence.claims import Claim
+from ncpress.outputs import verdict_box
+from ncpress.pages import headings, run_box
+from ncpress.project import Project
+from ncutil.evidence.claims import REPRODUCED, Claim, Finding
 
 PROCESSORS = [
     "Intel(R) Xeon(R) Processor @ 2.50GHz",
@@ -69,10 +74,41 @@ def test_run_box_names_the_processor(processor):
     assert "x: -- (c)" in page
 
 
-def test_ledger_shows_claims_literally():
+def test_claims_page_and_crosswalk_are_literal():
     claim = Claim("id", "P1", STRANGE, STRANGE, None, reason="R " + STRANGE)
     rows = [verdicts.Entry(claim, verdicts.OUT_OF_REACH, note=claim.reason)]
     for page in (verdicts.page(rows), verdicts.crosswalk(rows)):
         lines = [shown(line.replace("* - ", "").replace("  - ", "").replace("<br>", " ")) for line in page.splitlines()]
         assert any(STRANGE in line for line in lines)
         assert any("R " + STRANGE in line for line in lines)
+
+
+def test_verdict_box_is_literal():
+    claim = Claim("id", "P1", STRANGE, "S " + STRANGE, "01-chsh", "Q " + STRANGE, {"above": 1})
+    box = verdict_box(Finding(claim, 2.0, [2.0, 2.0], REPRODUCED))
+    assert all(text in box.astext() for text in (f"S {STRANGE} (NCnet, {STRANGE})", f"Q {STRANGE} = 2.000"))
+    # Sphinx changes no quotation marks in it.
+    assert all(not is_smartquotable(text) for text in box.findall(nodes.Text))
+
+
+def test_crosswalk_shows_a_heading_as_its_chapter_does():
+    heading = "Is `a<b & c`, or $x$ < 2?"
+    claim = Claim("id", "P1", "Figure 1", "S.", "01-chsh", "q", {"above": 1})
+    page = verdicts.crosswalk([verdicts.Entry(claim, REPRODUCED, "2", "book", heading)])
+    (line,) = [line for line in page.splitlines() if "a<b" in line]
+    assert shown(line.replace("  - ", "")).endswith(f"Chapter 1: {shown(heading)}")
+
+
+def test_headings_are_no_comments_in_code():
+    assert headings("# One $x$\n\n```{solution} a\n# code\n```\n\n    # code\n\nTwo\n---\n") == ["One $x$", "Two"]
+
+
+def test_table_of_problem_sets_keeps_a_bar(tmp_path):
+    (tmp_path / "notebooks" / "assignments").mkdir(parents=True)
+    title, objectives = "Set 1: What $P(a|b)$ is", "You tell `a|b` from b."
+    text = f"# {title}\n\n**Objectives.** {objectives}\n\nMore.\n\n"
+    text += "```{code-cell}\n:tags: [parameters]\n\nseed = 0\n```\n"
+    (tmp_path / "notebooks" / "assignments" / "01-set.md").write_text(HEAD + text)
+    page = MarkdownIt().enable("table").render(assignments.table(Project(tmp_path)))
+    cells = [cell.get_text() for cell in BeautifulSoup(page, "html.parser").find_all("td")]
+    assert cells == ["01-set", "What $P(a|b)$ is", "You tell a|b from b.", "0", "0 min"]

@@ -7,6 +7,7 @@ import axe_playwright_python
 import pytest
 from conftest import ROOT, find_chromium
 from playwright.sync_api import Browser, Page, sync_playwright
+from test_build import machine_paths
 
 from ncpress.project import Project
 
@@ -131,6 +132,10 @@ def test_figures_on_a_narrow_screen_move_in_their_own_box(browser: Browser, site
     assert link.evaluate("a => a.parentElement.scrollLeft") > 0
     assert link.evaluate("a => a.href") == link.locator("img").evaluate("i => i.src")
     seen.context.close()
+
+
+def test_book_holds_no_path_of_the_machine(book: Path) -> None:
+    assert machine_paths(book) == []
 
 
 def test_sidebar_works_on_a_narrow_screen(browser: Browser, site_url: str) -> None:

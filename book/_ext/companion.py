@@ -1,4 +1,4 @@
-"""The book's Sphinx extension: mathematics without a network, a quiet console, labels that the theme forgot."""
+"""The book's Sphinx extension: mathematics without a network, a quiet console, and repairs to what the theme writes."""
 
 import re
 from importlib import util
@@ -18,20 +18,23 @@ def ship_mathjax(app, exception):
 
 
 def mend_page(app, pagename, templatename, context, doctree):
-    """Take out thebe, which Jupyter Book loads always and twice (an error on the console), and mend a role."""
+    """Take out thebe, which Jupyter Book loads twice (an error on the console), and repair roles, figures and names."""
 
     def is_thebe(file):
         return "thebe" in str(getattr(file, "filename", file)) + str(getattr(file, "attributes", {}).get("body", ""))
 
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not is_thebe(file)]
+    # Docutils writes the viewport too.
+    context["metatags"] = re.sub(r'<meta name="viewport"[^>]*>\s*', "", context.get("metatags", ""))
     if "body" in context:
         pattern = r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>'
         body = re.sub(pattern, "", context["body"], flags=re.DOTALL)
         # A list may only hold list items; the entries of a bibliography have a role of their own.
         body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         if app.builder.name == "html":
-            # Every figure opens in full, as those with a width of their own do anyway; so the keyboard gets there too.
+            # A figure with a width of its own is a link to its picture. Every figure becomes one: a link takes the
+            # keyboard's focus, and then a wide figure can be moved with the arrow keys.
             picture = r'(<figure\b[^>]*>\s*)(<img\b[^>]*\bsrc="([^"]+)"[^>]*>)'
             body = re.sub(picture, r'\1<a class="reference internal image-reference" href="\3">\2</a>', body)
         context["body"] = body
@@ -40,7 +43,7 @@ def mend_page(app, pagename, templatename, context, doctree):
 
 
 def named(toctree):
-    """The switches that fold a chapter's pages away in the contents get a name for those who don't see them."""
+    """Give a name to the switches that fold a chapter's pages in the contents: a screen reader reads it out."""
 
     def written(*words, **options):
         found = toctree(*words, **options)
@@ -50,13 +53,13 @@ def named(toctree):
 
 
 def mend_singlehtml(app):
-    """sphinx-exercise's handlers for single-page HTML hide everyone else's handlers for HTML."""
+    """Add the handlers for HTML to those for single-page HTML, which sphinx-exercise registers for itself alone."""
     handlers = app.registry.translation_handlers
     if "singlehtml" in handlers:
         handlers["singlehtml"] = {**handlers.get("html", {}), **handlers["singlehtml"]}
 
 
-QUIET = """// The theme announces itself on the console; a reader's console is the reader's.
+QUIET = """// The theme and a button print lines on the console of every page.
 (() => {
   const log = console.log;
   console.log = (...words) => /^\\[(PST|togglebutton)\\]/.test(words[0]) || log(...words);

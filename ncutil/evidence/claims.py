@@ -1,7 +1,8 @@
-"""What the papers claim, what would count, and what a run says: verdicts are computed, never written.
+"""What the papers claim, what would count as support, and what a run found: verdicts are computed, never written.
 
-`book/claims.yml` holds every claim with its criterion; a chapter calls `record` with an estimate and its interval,
-and the verdict follows. Explained on the claims page.
+`book/claims.yml` holds every claim with its criterion. A chapter calls `record` with an estimate and its interval.
+`judge` computes the verdict from these and from the criterion; run records, pages and the command line all call it.
+Explained on the claims page.
 """
 
 import math
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, emit
+from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, glue, show
 
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "undecided"
 NOT_ATTEMPTED, OUT_OF_REACH = "not attempted", "out of reach"
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_ATTEMPTED, OUT_OF_REACH)
+
+SOURCES = {"P1": "NCnet", "P2": "neurashed"}
+"""The papers, by the short names that claims.yml uses."""
 
 _HERE = Path(__file__).parent
 _FIELDS = ("id", "source", "place", "statement", "chapter", "quantity", "holds_if", "reason")
@@ -52,6 +56,16 @@ class Claim:
             return ""
         (kind, value), *_ = self.holds_if.items()
         return f"within [{value[0]:.7g}, {value[1]:.7g}]" if kind == "within" else f"{kind} {value}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run found about a claim, and the verdict that follows from it."""
+
+    claim: Claim
+    estimate: Any
+    interval: Any
+    verdict: str
 
 
 def parse(entries: object, origin: str = "claims.yml") -> dict[str, Claim]:
@@ -98,11 +112,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def place() -> Path:
+    """The file of claims: the clone's `book/claims.yml`, or the copy in an installed package."""
+    clone, packaged = _HERE.parents[1] / "book" / "claims.yml", _HERE / "claims.yml"
+    return clone if clone.is_file() else packaged
+
+
 @cache
 def load() -> dict[str, Claim]:
-    """Every claim by id: from the clone's `book/claims.yml`, or from the copy in an installed package."""
-    clone, packaged = _HERE.parents[1] / "book" / "claims.yml", _HERE / "claims.yml"
-    path = clone if clone.is_file() else packaged
+    """Every claim by id; ValueError if the file of claims is wrong."""
+    path = place()
     try:
         return parse(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
     except yaml.YAMLError as error:
@@ -154,8 +173,8 @@ def _verdict(meets: bool, fails: bool) -> str:
     return REPRODUCED if meets else CONTRADICTED if fails else UNDECIDED
 
 
-def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
-    """Record what this run says about a claim, and show the verdict.
+def judge(claim_id: str, estimate: Estimate, interval: Interval) -> Finding:
+    """The finding of a run about a claim; every verdict of the book is computed here.
 
     Parameters
     ----------
@@ -172,13 +191,19 @@ def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
     if claim.holds_if is None:
         raise ValueError(f"claim {claim_id!r} has no criterion to meet; give it holds_if in claims.yml")
     outcome = verdict(claim.holds_if, estimate, interval)
-    data = {
-        "id": claim_id,
-        "estimate": np.asarray(estimate, float).tolist(),
-        "interval": np.asarray(interval, float).tolist(),
-    }
-    text = f"{claim_id}: {outcome} ({claim.criterion}; got {describe(data['estimate'], data['interval'])})"
-    emit(CLAIM_MIME, data, text)
+    return Finding(claim, np.asarray(estimate, float).tolist(), np.asarray(interval, float).tolist(), outcome)
+
+
+def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
+    """Record what this run found about a claim, and show the verdict.
+
+    Parameters and errors are those of `judge`. The record holds the estimate and the interval, not the verdict: a
+    criterion that changes later changes the verdict of a kept run.
+    """
+    found = judge(claim_id, estimate, interval)
+    text = f"{found.verdict} ({found.claim.criterion}; got {describe(found.estimate, found.interval)})"
+    data = {"id": claim_id, "estimate": found.estimate, "interval": found.interval}
+    show({CLAIM_MIME: data, "text/plain": f"{claim_id}: {text}"})
 
 
 def value(name: str, number: float, interval: Sequence[float] | None = None, *, digits: int = 2) -> None:
@@ -187,15 +212,12 @@ def value(name: str, number: float, interval: Sequence[float] | None = None, *, 
     With an interval (low, high) the text is "1.81 [1.77, 1.85]". `digits` are those after the point.
     Raises ValueError for NaN.
     """
-    from myst_nb import glue  # brings in Sphinx, which the rest of the package does without
-
     numbers = [float(number), *(map(float, interval) if interval is not None else ())]
     if not np.isfinite(numbers).all():
         raise ValueError(f"value {name!r} is not finite: {numbers}")
     text = describe(numbers[0], numbers[1:] or None, digits)
-    glue(name, text, display=False)
     data = {"name": name, "value": numbers[0], "interval": numbers[1:] or None}
-    emit(SCALAR_MIME, data, f"{name} = {text}")
+    glue(name, text, {SCALAR_MIME: data, "text/plain": f"{name} = {text}"})
 
 
 def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:

@@ -1,6 +1,7 @@
-"""How a chapter hands records to the press: as outputs of its notebook, under mime types of our own.
+"""How a chapter hands on what it computed: as outputs of its notebook, under mime types of our own.
 
-`ncutil run` takes them out into run.json and CSV; in plain Jupyter they print as one line.
+`ncutil run` copies these records into run.json and CSV files, and `ncpress.outputs` shows them on a page. Plain Jupyter
+prints one line for each.
 """
 
 from collections.abc import Mapping
@@ -10,14 +11,27 @@ CLAIM_MIME = "application/vnd.ncutil.claim+json"
 SCALAR_MIME = "application/vnd.ncutil.scalar+json"
 TABLE_MIME = "application/vnd.ncutil.table+json"
 
-
-def emit(mime: str, data: Mapping[str, Any], text: str) -> None:
-    """Show a line of text that carries a record."""
-    show({mime: dict(data), "text/plain": text})
+GLUE_PREFIX = "application/papermill.record/"
+"""Papermill's mark for a form of an output that is kept and not shown; MyST-NB inserts such a form into prose."""
 
 
-def show(bundle: Mapping[str, Any]) -> None:
+def show(forms: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
     """Show one output that has several forms, by mime type."""
-    from IPython.display import display  # the press reads this module too, and has no use for IPython
+    from IPython.display import display  # the press reads this module too, and needs no IPython
 
-    display(dict(bundle), raw=True)
+    display(dict(forms), raw=True, metadata=dict(metadata or {}))
+
+
+def glue(name: str, text: str, forms: Mapping[str, Any] | None = None) -> None:
+    """Bind a text to a name, so that prose shows it with {glue:text}`name`.
+
+    Parameters
+    ----------
+    name : unique in the chapter
+    text : what prose shows
+    forms : more forms of the same output, by mime type; a page shows none of them
+
+    This is the output of `myst_nb.glue(name, text, display=False)`, made without Sphinx, which `myst_nb` imports.
+    """
+    glued = {f"{GLUE_PREFIX}text/plain": repr(text)}
+    show({**glued, **(forms or {})}, {"scrapbook": {"name": name, "mime_prefix": GLUE_PREFIX}})
