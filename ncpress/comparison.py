@@ -1,4 +1,4 @@
-"""Hold one run against another, claim by claim and number by number; publish a run; notice drift.
+"""Compare one run with another, claim by claim and number by number; publish a run; find changed verdicts.
 
 A *result* is the part of a run record that is kept in `book/results/`: small JSON, one file a chapter.
 """
@@ -75,7 +75,6 @@ def _read_published(path: Path) -> Result:
 
 def compare(ours: Result, theirs: Result) -> list[Difference]:
     """Every claim and number of two results of one chapter, with what can explain a difference."""
-    explained = explanation(ours, theirs)
     found = []
     for kind in ("claims", "scalars"):
         for name in dict.fromkeys([*theirs[kind], *ours[kind]]):
@@ -84,7 +83,7 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
                 where = "only in the second" if a is None else "only in the first"
                 found.append(Difference(name, _text(a), _text(b), where, False))
                 continue
-            found.append(_difference(name, a, b, explained))
+            found.append(_difference(name, a, b, (ours, theirs)))
     return found
 
 
@@ -95,7 +94,7 @@ def _text(item: Mapping[str, Any] | None) -> str:
     return f"{item['verdict']} {number}" if "verdict" in item else number
 
 
-def _difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any], explained: str) -> Difference:
+def _difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any], results: tuple[Result, Result]) -> Difference:
     first, second = (np.atleast_1d(item["estimate"] if "estimate" in item else item["value"]) for item in (a, b))
     same_verdict = a.get("verdict") == b.get("verdict")
     if first.shape != second.shape:
@@ -108,7 +107,7 @@ def _difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any], explained
         remark = f"same to rounding ({apart:.0e})"
     else:
         inside = "intervals overlap" if overlap else "intervals apart"
-        remark = f"differs by {apart:.2g}, {inside}; {explained}"
+        remark = f"differs by {apart:.2g}, {inside}; {explanation(*results, overlap)}"
     if not same_verdict:
         remark = f"verdict changed; {remark}"
     return Difference(name, _text(a), _text(b), remark, same_verdict and overlap)
@@ -121,12 +120,16 @@ def _overlap(a: Any, b: Any) -> bool:
     return bool(((x[:, 0] <= y[:, 1]) & (y[:, 0] <= x[:, 1])).all())
 
 
-def explanation(ours: Result, theirs: Result) -> str:
-    """What differs between two runs that can make their numbers differ, strongest first."""
+def explanation(ours: Result, theirs: Result, overlap: bool) -> str:
+    """What differs between two runs that can make their numbers differ, strongest first.
+
+    Other versions and processors round otherwise, which is enough for another number but not for intervals that do
+    not `overlap`.
+    """
     if ours["profile"] != theirs["profile"] or ours["parameters"] != theirs["parameters"]:
         keys = dict.fromkeys([*ours["parameters"], *theirs["parameters"]])
         other = [key for key in keys if ours["parameters"].get(key) != theirs["parameters"].get(key)]
-        return f"parameters differ ({', '.join(other)}): other samples, only verdicts need agree"
+        return f"parameters differ ({', '.join(other)}), so the numbers may"
     packages = dict.fromkeys([*ours["versions"], *theirs["versions"]])
     changed = [name for name in packages if ours["versions"].get(name) != theirs["versions"].get(name)]
     reasons = []
@@ -135,7 +138,8 @@ def explanation(ours: Result, theirs: Result) -> str:
     if (ours["processor"], ours["system"]) != (theirs["processor"], theirs["system"]):
         reasons.append("processor")
     if reasons:
-        return f"{' and '.join(reasons)} differ: rounding can part runs at kinks, within the intervals"
+        rounding = "rounding can do this" if overlap else "rounding alone does not do this"
+        return f"{' and '.join(reasons)} differ: {rounding}"
     if ours["commit"] != theirs["commit"] or ours["modified"] or theirs["modified"]:
         return "same parameters, versions and processor, but the code may differ"
     return "same code, parameters, versions and processor: nothing explains it"

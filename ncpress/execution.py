@@ -1,7 +1,7 @@
 """Execute chapters with papermill, a kernel process per chapter, and keep what was finished.
 
-A run is written under a temporary name and renamed when it is whole, so a killed run leaves nothing that could be
-taken for a result.
+A run is written to a temporary folder, which gets its real name when it is complete. A command that is killed leaves
+only the temporary folder, and the next command removes it.
 """
 
 import json
@@ -12,27 +12,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import nbformat
-import papermill
-from nbformat import NotebookNode
-from papermill.engines import NBClientEngine, papermill_engines
-from papermill.exceptions import PapermillExecutionError
-from tqdm import tqdm
 
 from ncpress.project import Chapter, PressError, Project, is_parameters
 from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
 from ncutil.ground import staleness
-from ncutil.ground.files import digest, lock, write_json
+from ncutil.ground.files import digest, lock, write, write_json
 from ncutil.ground.staleness import Key, changes
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 FORMAT = 1
 """Version of the run folder; a folder of another version is stale."""
@@ -40,13 +37,8 @@ FORMAT = 1
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Torch and BLAS get one thread a chapter: the number of threads changes the last digits."""
 
-KERNEL = {
-    # Imports make objects by the hundred thousand that live to the end; looking through them for garbage as often as
-    # Python does by default costs a tenth of a smoke run.
-    "extra_arguments": ["--IPKernelApp.exec_lines=import gc; gc.set_threshold(100_000)"],
-    # All results are in when the last cell is done; a kernel that tidies up first takes a second or two for it.
-    "shutdown_kernel": "immediate",
-}
+BAR = "{desc}: {bar:30} {n_fmt} of {total_fmt} cells, {elapsed}"
+"""The progress bar of a chapter on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Failure:
-    """A chapter that did not finish: which cell, and what it said."""
+    """A chapter that did not finish: the number of its cell (0 for none), the error, and the traceback."""
 
     chapter: str
     cell: int
@@ -109,6 +101,9 @@ def key(
             packages=packages,
             root=project.root,
         )
+    except SyntaxError as error:
+        where = f"{error.msg} (line {error.lineno}: {(error.text or '').strip()})"
+        raise PressError(f"a module that {chapter.name} imports is not valid Python: {where}") from None
     except FileNotFoundError as error:
         raise PressError(f"declared data is missing: {error} (give a file or folder that exists)") from None
 
@@ -124,7 +119,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def only_one(project: Project) -> Iterator[None]:
-    """Hold the clone's lock while writing to its build folder, and clear what a killed holder left there."""
+    """Hold the lock of the clone's build folder, after removing what a killed command left there."""
 
     def busy() -> None:
         click.echo("waiting for another ncutil command in this clone ...", err=True)
@@ -140,10 +135,15 @@ def execute(project: Project, plans: list[Plan], jobs: int) -> list[Failure]:
     for item in plans:
         if not item.reason:
             click.echo(f"{item.chapter.name}: up to date ({item.profile})")
+    if not stale:
+        return []
+    # Papermill and what it brings take seconds to import; where nothing is stale, they are not needed.
+    from ncpress.kernels import execute as execute_notebook
+
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"), IPYTHONDIR=str(project.build / "ipython"))
     pool = ThreadPoolExecutor(max(1, jobs))
     try:
-        futures = [pool.submit(_run, project, item, position) for position, item in enumerate(stale)]
+        futures = [pool.submit(_run, execute_notebook, project, item, position) for position, item in enumerate(stale)]
         return [failure for future in futures if (failure := future.result())]
     except KeyboardInterrupt:
         click.echo("\ninterrupted; finished chapters are kept", err=True)
@@ -154,7 +154,7 @@ def execute(project: Project, plans: list[Plan], jobs: int) -> list[Failure]:
 
 
 def _recover(project: Project) -> None:
-    """Clear what a killed run left; one that was whole but not yet renamed is kept."""
+    """Remove what a killed command left; a run that was complete but not yet renamed is kept."""
     for leftover in project.runs.glob("*/.new-*"):
         target = leftover.with_name(leftover.name.removeprefix(".new-"))
         if read_record(leftover) and not target.exists():
@@ -165,41 +165,26 @@ def _recover(project: Project) -> None:
         shutil.rmtree(leftover)
 
 
-def _run(project: Project, item: Plan, position: int) -> Failure | None:
+def _run(execute_notebook: Callable[..., Any], project: Project, item: Plan, position: int) -> Failure | None:
+    import nbformat
+
     name, folder = item.chapter.name, item.folder
     scratch = folder.with_name(f".new-{name}")
     scratch.mkdir(parents=True)
-    source = scratch / "source.ipynb"
-    nbformat.write(item.chapter.with_parameters(item.parameters), source)
-    # Without a path papermill does not write the notebook out around every cell, which cost a quarter of a smoke run.
-    partly: list[NotebookNode] = []
     started, clock = datetime.now(UTC), time.monotonic()
-    with _progress(item, position) as tell:
-        try:
-            notebook = papermill.execute_notebook(
-                source,
-                None,
-                engine_name=_ENGINE,
-                kernel_name="python3",
-                cwd=project.notebooks,
-                progress_bar=False,
-                **KERNEL,
-                tell=tell,
-                partly=partly,
-            )
-        except PapermillExecutionError as error:
-            failed = project.build / "failed" / f"{name}.ipynb"
-            failed.parent.mkdir(exist_ok=True)
-            nbformat.write(clean(partly[0]), failed)
-            shutil.rmtree(scratch)
-            return Failure(
-                name, error.cell_index + 1, f"{error.ename}: {error.evalue}", _plain("\n".join(error.traceback))
-            )
-        except Exception as error:  # a kernel that died, a full disk: the other chapters go on
-            shutil.rmtree(scratch, ignore_errors=True)
-            return Failure(name, 0, f"{type(error).__name__}: {error}", "")
-    source.unlink()
+    bar = {"desc": name, "position": position, "bar_format": BAR, "disable": not sys.stderr.isatty()}
+    try:
+        source = item.chapter.with_parameters(item.parameters)
+        notebook, error = execute_notebook(source, project.notebooks, bar, _progress(item))
+    except Exception as problem:  # a kernel that died, a full disk: the other chapters go on
+        shutil.rmtree(scratch, ignore_errors=True)
+        return Failure(name, 0, f"{type(problem).__name__}: {problem}", "")
     notebook = clean(notebook)
+    if error:
+        write(project.build / "failed" / f"{name}.ipynb", nbformat.writes(notebook))
+        shutil.rmtree(scratch)
+        traceback = _plain("\n".join(error.traceback))
+        return Failure(name, error.cell_index + 1, f"{error.ename}: {error.evalue}", traceback)
     nbformat.write(notebook, scratch / f"{name}.ipynb")
     tables = records(notebook, TABLE_MIME)
     (scratch / "data").mkdir()
@@ -223,7 +208,7 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
         "tables": [table["name"] for table in tables],
         "key": item.key,
     }
-    # run.json last: a folder with it is whole.
+    # run.json last: a folder that has it is complete.
     write_json(scratch / "run.json", record)
     if folder.exists():
         folder.rename(folder.with_name(f".old-{name}"))
@@ -233,44 +218,11 @@ def _run(project: Project, item: Plan, position: int) -> Failure | None:
     return None
 
 
-class _Engine(NBClientEngine):  # type: ignore[misc]
-    """Papermill's own engine, telling which cell it is at and handing out the notebook that it works on."""
-
-    @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, tell: Any = None, partly: Any = None, **options: Any
-    ) -> Any:
-        partly.append(nb_man.nb)
-        start, total = nb_man.cell_start, len(nb_man.nb.cells)
-
-        def cell_start(cell: NotebookNode, cell_index: int | None = None, **more: Any) -> None:
-            tell((cell_index or 0) + 1, total)
-            start(cell, cell_index, **more)
-
-        nb_man.cell_start = cell_start
-        return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-
-_ENGINE = "ncutil"
-papermill_engines.register(_ENGINE, _Engine)
-
-
-@contextmanager
-def _progress(item: Plan, position: int) -> Iterator[Any]:
-    """A callback for (cell, cells): a bar on a terminal, a line every few seconds in a log."""
+def _progress(item: Plan) -> Callable[[int, int], None]:
+    """A callback for (cell, cells) that writes a line every few seconds where there is no terminal for a bar."""
     name, clock = item.chapter.name, time.monotonic()
     if sys.stderr.isatty():
-        form = "{desc}: {bar:30} cell {n_fmt} of {total_fmt}, {elapsed}"
-        bar = tqdm(desc=name, total=len(item.chapter.notebook.cells), position=position, bar_format=form)
-
-        def draw(cell: int, cells: int) -> None:
-            bar.n = cell
-            bar.refresh()
-
-        with bar:
-            yield draw
-        return
-
+        return lambda cell, cells: None
     click.echo(f"{name}: running the {item.profile} profile ({item.reason})", err=True)
     said = clock
 
@@ -280,10 +232,10 @@ def _progress(item: Plan, position: int) -> Iterator[Any]:
             said = time.monotonic()
             click.echo(f"{name}: cell {cell} of {cells}, {said - clock:.0f} s", err=True)
 
-    yield say
+    return say
 
 
-def clean(notebook: NotebookNode) -> NotebookNode:
+def clean(notebook: "NotebookNode") -> "NotebookNode":
     """Take out what papermill wrote beside the results: paths, times, empty tags, its place in the source tree."""
     notebook.metadata.pop("papermill", None)
     for number, cell in enumerate(notebook.cells):
@@ -295,7 +247,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def records(notebook: NotebookNode, mime: str) -> list[Any]:
+def records(notebook: "NotebookNode", mime: str) -> list[Any]:
     """Everything that the outputs carry under a mime type, in order."""
     return [
         output.data[mime]

@@ -1,20 +1,21 @@
-"""The clone as the press sees it: chapters, their parameters, profiles and contents, each read with clear errors."""
+"""The files of a clone: chapters, their parameters, profiles and contents; what is wrong with one is said in a line."""
 
 import ast
 import copy
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import jupytext
 import yaml
-from nbformat import NotebookNode
 
 import ncutil
+from ncpress.parameters import Schema, check, read_schema, unknown
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 TEXT_FORMAT = {"extension": ".md", "format_name": "myst"}
 BOOK = "book"
@@ -23,6 +24,12 @@ BOOK = "book"
 
 class PressError(click.ClickException):
     """What a user can mend: one line that names the thing and the choices; exit status 1."""
+
+
+class WordError(PressError):
+    """Words of the command line that name nothing; exit status 2, as click has for its own."""
+
+    exit_code = 2
 
 
 def read_yaml(path: Path) -> Any:
@@ -44,11 +51,11 @@ class Chapter:
 
     name: str
     path: Path
-    notebook: NotebookNode
+    notebook: "NotebookNode"
     parameters: Mapping[str, Any]
 
     @property
-    def code_cells(self) -> list[NotebookNode]:
+    def code_cells(self) -> "list[NotebookNode]":
         return [cell for cell in self.notebook.cells if cell.cell_type == "code"]
 
     @property
@@ -57,7 +64,7 @@ class Chapter:
         names = self.notebook.metadata.get("ncutil", {}).get("data", [])
         return [self.path.parent / name for name in names]
 
-    def with_parameters(self, values: Mapping[str, Any]) -> NotebookNode:
+    def with_parameters(self, values: Mapping[str, Any]) -> "NotebookNode":
         """The notebook with these values written into its parameters cell, so that what ran is what is seen."""
         notebook = copy.deepcopy(self.notebook)
         for cell in notebook.cells:
@@ -66,16 +73,28 @@ class Chapter:
         return notebook
 
 
-def is_parameters(cell: NotebookNode) -> bool:
+def is_parameters(cell: "NotebookNode") -> bool:
     return cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
 
 
 def _assignments(source: str) -> list[tuple[str, ast.expr]]:
-    return [
-        (node.targets[0].id, node.value)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    ]
+    found = []
+    for node in ast.parse(source).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                found.append((name, value))
+            case _:
+                raise ValueError(f"not an assignment of one value to a name: line {node.lineno}")
+    return found
+
+
+def assigned(source: str) -> dict[str, Any]:
+    """The values that a parameters cell assigns.
+
+    >>> assigned("runs = 1_000  # networks")
+    {'runs': 1000}
+    """
+    return {name: ast.literal_eval(node) for name, node in _assignments(source)}
 
 
 def rewrite(source: str, values: Mapping[str, Any]) -> str:
@@ -99,6 +118,8 @@ def rewrite(source: str, values: Mapping[str, Any]) -> str:
 
 def read_chapter(path: Path) -> Chapter:
     """A chapter from its MyST text, with cell ids that do not change from one reading to the next."""
+    import jupytext  # takes a second, which `--version` and `--help` do without
+
     try:
         notebook = jupytext.read(path, fmt=TEXT_FORMAT)
     except Exception as error:
@@ -109,7 +130,7 @@ def read_chapter(path: Path) -> Chapter:
     if len(cells) != 1:
         raise PressError(f"{path.name}: expected one code cell tagged 'parameters', found {len(cells)}")
     try:
-        parameters = {name: ast.literal_eval(node) for name, node in _assignments(cells[0].source)}
+        parameters = assigned(cells[0].source)
     except (SyntaxError, ValueError):
         raise PressError(f"{path.name}: the parameters cell may only assign literals, one a line") from None
     if not isinstance(parameters.get("seed"), int):
@@ -186,22 +207,37 @@ class Project:
         return pages
 
     @cached_property
+    def schema(self) -> Schema:
+        """What each parameter of each chapter means and may be, from parameters.yml."""
+        defaults = {name: chapter.parameters for name, chapter in self.chapters.items()}
+        listed = read_yaml(self.notebooks / "parameters.yml")
+        try:
+            return read_schema(listed, defaults, self.notebooks)
+        except ValueError as error:
+            raise PressError(f"parameters.yml: {error}") from None
+
+    @cached_property
     def profiles(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Overrides by profile and chapter; "book" has none."""
         profiles = read_yaml(self.notebooks / "profiles.yml") or {}
-        if not isinstance(profiles, dict):
+        if not isinstance(profiles, dict) or not all(isinstance(of or {}, dict) for of in profiles.values()):
             raise PressError("profiles.yml: expected profiles, each with overrides by chapter")
+        found: dict[str, dict[str, dict[str, Any]]] = {BOOK: {}}
         for profile, overrides in profiles.items():
-            for name, values in (overrides or {}).items():
-                chapter = self.chapters.get(name)
-                if chapter is None:
-                    raise PressError(f"profiles.yml, {profile}: no chapter {name!r}; known: {', '.join(self.chapters)}")
-                for key, value in values.items():
-                    if key not in chapter.parameters:
-                        known = ", ".join(chapter.parameters)
-                        raise PressError(f"profiles.yml, {profile}: {name} has no parameter {key!r}; known: {known}")
-                    values[key] = fit(key, value, chapter.parameters[key])
-        return {BOOK: {}, **{name: overrides or {} for name, overrides in profiles.items()}}
+            try:
+                found[profile] = {name: self._fit(name, values or {}) for name, values in (overrides or {}).items()}
+            except ValueError as error:
+                raise PressError(f"profiles.yml, {profile}: {error}") from None
+        return found
+
+    def _fit(self, chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        if chapter not in self.schema:
+            raise ValueError(unknown("chapter", str(chapter), self.schema))
+        entries = self.schema[chapter]
+        for name in values:
+            if name not in entries:
+                raise ValueError(f"{chapter}: {unknown('parameter', str(name), entries)}")
+        return {name: check(name, value, entries[name], chapter, self.notebooks) for name, value in values.items()}
 
     def select(self, names: Iterable[str]) -> list[Chapter]:
         """Chapters by name, file or number ("2", "2b", "02-ncnet", "notebooks/02-ncnet.md"); all if none is given."""
@@ -210,44 +246,32 @@ class Project:
             stem = Path(name).stem
             found = [c for c in self.chapters if c == stem or c.split("-")[0].lstrip("0") == stem.lstrip("0")]
             if not found:
-                raise PressError(f"unknown chapter {name!r}; known: {', '.join(self.chapters)}")
+                raise WordError(unknown("chapter", name, self.chapters))
             wanted.append(self.chapters[found[0]])
         return wanted or list(self.chapters.values())
 
 
-def parse_overrides(pairs: Iterable[str], chapters: Iterable[Chapter], folder: Path) -> dict[str, Any]:
+def parse_overrides(
+    project: Project, pairs: Iterable[str], chapters: Iterable[Chapter], folder: Path
+) -> dict[str, Any]:
     """`key=value` pairs of the command line; paths are taken from the shell's folder.
 
-    An unknown key, one that none of the chapters has, is an error that lists the known ones.
+    An unknown key, one that none of the chapters has, is an error that lists the known ones. A value has to fit every
+    chapter that has the key.
     """
-    chapters = list(chapters)
-    known = sorted({name for chapter in chapters for name in chapter.parameters})
+    having = {chapter.name: project.schema[chapter.name] for chapter in chapters}
+    known = sorted({name for entries in having.values() for name in entries})
     overrides: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            raise PressError(f"-p takes key=value, got {pair!r}")
+            raise WordError(f"-p takes key=value, got {pair!r}")
         if key not in known:
-            raise PressError(f"unknown parameter {key!r}; the chosen chapters know: {', '.join(known)}")
-        default = next(c.parameters[key] for c in chapters if key in c.parameters)
-        try:
-            value = text if isinstance(default, str) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise PressError(f"-p {key}: cannot read {text!r}") from None
-        if isinstance(value, str) and (folder / os.path.expanduser(value)).exists():
-            value = str((folder / os.path.expanduser(value)).resolve())
-        overrides[key] = fit(key, value, default)
+            raise WordError(unknown("parameter", key, known, "the chosen chapters know"))
+        for chapter, entries in having.items():
+            if key in entries:
+                try:
+                    overrides[key] = check(key, text, entries[key], chapter, folder)
+                except ValueError as error:
+                    raise WordError(str(error)) from None
     return overrides
-
-
-def fit(key: str, value: Any, default: Any) -> Any:
-    """A value as the type of the parameter's default (an integer serves as a float); anything else is an error."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
-        return type(default)(value)
-    if default is not None and type(value) is not type(default):
-        kind = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
-        expected = kind.get(type(default).__name__, f"a {type(default).__name__}")
-        raise PressError(f"parameter {key!r} is {expected} ({default!r}), got {value!r}")
-    return value

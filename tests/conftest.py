@@ -140,6 +140,16 @@ claims.record("beta-mean", frame.x.mean(), stats.bootstrap(frame.x, seed=seed))
 ```
 """
 
+SEED = "{type: whole number, least: 0, largest: 1_000_000, meaning: seed of every draw}"
+PARAMETERS = f"""01-alpha:
+  level: {{type: number, least: -10, largest: 10, meaning: a number}}
+  seed: {SEED}
+02-beta:
+  runs: {{type: whole number, least: 2, largest: 1_000_000, meaning: runs of the line}}
+  pause: {{type: number, least: 0, largest: 600, meaning: seconds to wait}}
+  seed: {SEED}
+"""
+
 TOC = """format: jb-book
 root: index
 parts:
@@ -208,6 +218,7 @@ def make_small_clone(target: Path) -> Path:
     (target / "notebooks" / "01-alpha.md").write_text(HEAD + ALPHA)
     (target / "notebooks" / "02-beta.md").write_text(HEAD + BETA)
     (target / "notebooks" / "profiles.yml").write_text("smoke:\n  02-beta: {runs: 10}\n")
+    (target / "notebooks" / "parameters.yml").write_text(PARAMETERS)
     (target / "book" / "claims.yml").write_text(CLAIMS)
     (target / "_toc.yml").write_text(TOC)
     (target / "index.md").write_text(

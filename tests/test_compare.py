@@ -86,7 +86,17 @@ def test_what_only_one_side_has_is_said() -> None:
     ],
 )
 def test_explanations(fields: dict, words: str) -> None:
-    assert words in explanation(changed(**fields), RESULT)
+    for overlap in (True, False):
+        assert words in explanation(changed(**fields), RESULT, overlap)
+
+
+def test_explanation_by_rounding_only_where_intervals_overlap() -> None:
+    other = changed(versions__numpy="2.5")
+    assert explanation(other, RESULT, True) != explanation(other, RESULT, False)
+    far = changed(versions__numpy="2.5", claims__mean__estimate=3.5, claims__mean__interval=[3.4, 3.6])
+    agrees, remark = remarks(far)["mean"]
+    assert not agrees
+    assert "within" not in remark
 
 
 def test_command_line_compares_with_the_published_run(built: Path) -> None:

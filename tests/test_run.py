@@ -10,17 +10,20 @@ import subprocess
 import sys
 import termios
 import time
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
 import pytest
+from click.testing import CliRunner
 from conftest import cli, clone_environment, git
 
 from ncpress import execution as running
+from ncpress import pages
+from ncpress.__main__ import main
 from ncpress.project import (
     PressError,
     Project,
-    fit,
     parse_overrides,
     rewrite,
 )
@@ -83,9 +86,17 @@ def test_prose_and_display_tags_run_nothing(built: Path) -> None:
     assert done.stdout.count("up to date") == 2
 
 
-def test_editing_a_module_runs_only_the_chapters_that_reach_it(built: Path) -> None:
-    with (built / "ncutil" / "bell" / "chsh.py").open("a") as file:
+def test_skip_ignores_comments_and_docstrings_of_modules(built: Path) -> None:
+    path = built / "ncutil" / "bell" / "chsh.py"
+    with path.open("a") as file:
         file.write("\n# a comment\n")
+    edit(path, "Explained in the chapter on CHSH theory.", "Other words.")
+    assert reasons(built) == {"01-alpha": "", "02-beta": ""}
+
+
+def test_skip_reruns_the_chapters_that_reach_an_edited_module(built: Path) -> None:
+    with (built / "ncutil" / "bell" / "chsh.py").open("a") as file:
+        file.write("\nEXTRA = 1\n")
     assert reasons(built) == {"01-alpha": "ncutil changed", "02-beta": ""}
     done = cli(built, "run")
     assert done.returncode == 0, done.stderr
@@ -95,13 +106,123 @@ def test_editing_a_module_runs_only_the_chapters_that_reach_it(built: Path) -> N
 
 
 def test_code_parameters_pins_and_data_run_again(built: Path) -> None:
-    edit(built / "notebooks/01-alpha.md", "claims.value(", "claims.value(  # bound\n    ")
+    edit(built / "notebooks/01-alpha.md", 'claims.value("bound"', 'claims.value("limit"')
     assert reasons(built) == {"01-alpha": "code cells changed", "02-beta": ""}
     edit(built / "notebooks/02-beta.md", "runs = 40", "runs = 41")
     assert reasons(built)["02-beta"] == "parameters changed"
     with (built / "constraints.txt").open("a") as file:
         file.write("tenacity==9.0.0\n")
     assert all("constraints.txt" in reason for reason in reasons(built).values())
+
+
+def test_skip_reruns_on_new_numpy(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0" if name == "numpy" else installed(name))
+    assert set(reasons(built).values()) == {"installed versions changed"}
+
+
+@pytest.mark.parametrize("name", staleness.ARITHMETIC)
+def test_skip_reruns_on_other_arithmetic(built: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "avx2")
+    staleness.vectors.cache_clear()
+    assert set(reasons(built).values()) == {"processor changed"}
+    staleness.vectors.cache_clear()
+
+
+def test_skip_reruns_records_that_lack_a_part(built: Path) -> None:
+    path = built / "_build/runs/book/01-alpha/run.json"
+    old = json.loads(path.read_text())
+    del old["key"]["versions"], old["key"]["processor"]
+    path.write_text(json.dumps(old))
+    assert reasons(built) == {"01-alpha": "installed versions, processor changed", "02-beta": ""}
+
+
+def test_skip_sees_files_of_one_name_and_moved_files(clone: Path) -> None:
+    for folder in ("one", "two", "whole/left"):
+        (clone / "notebooks" / folder).mkdir(parents=True)
+        (clone / "notebooks" / folder / "x.csv").write_text("1\n")
+    chapter = clone / "notebooks/02-beta.md"
+    edit(chapter, "kernelspec:", "ncutil:\n  data: [one/x.csv, two/x.csv, whole]\nkernelspec:")
+    keys = []
+
+    def data_changed() -> bool:
+        project = Project(clone)
+        keys.append(running.key(project, project.chapters["02-beta"], {}))
+        return len(keys) > 1 and staleness.changes(keys[-2], keys[-1]) == "data changed"
+
+    assert not data_changed()
+    (clone / "notebooks/one/x.csv").write_text("2\n")
+    assert data_changed()
+    (clone / "notebooks/two/x.csv").write_text("2\n")
+    assert data_changed()
+    (clone / "notebooks/whole/left").rename(clone / "notebooks/whole/right")
+    assert data_changed()
+
+
+def test_skip_and_page_agree_on_respelled_parameters(built: Path) -> None:
+    chapter = built / "notebooks/02-beta.md"
+    edit(chapter, "runs = 40\n", "runs = 4_0  # of the line\n")
+    edit(chapter, "import time\n", "import time  # to wait\n")
+    assert reasons(built) == {"01-alpha": "", "02-beta": ""}
+    project = Project(built)
+    plans = running.plan(project, project.select(["2"]), "book", {})
+    executed = nbformat.read(plans[0].folder / "02-beta.ipynb", as_version=4)
+    merged = pages.merge(plans[0].chapter, executed, plans[0].parameters)
+    code = [cell for cell in merged.cells if cell.cell_type == "code"]
+    assert "runs = 4_0  # of the line" in code[0].source
+    assert "import time  # to wait" in code[1].source
+    assert [cell.outputs for cell in code] == [c.outputs for c in executed.cells if c.cell_type == "code"]
+
+
+@pytest.mark.parametrize(("old", "new"), [("runs = 40", "runs = 41"), ("seed=seed", "seed=1")])
+def test_page_refuses_outputs_of_other_code(built: Path, old: str, new: str) -> None:
+    edit(built / "notebooks/02-beta.md", old, new)
+    project = Project(built)
+    chapter = project.chapters["02-beta"]
+    executed = nbformat.read(built / "_build/runs/book/02-beta/02-beta.ipynb", as_version=4)
+    with pytest.raises(PressError, match="run it again"):
+        pages.merge(chapter, executed, chapter.parameters)
+
+
+def test_kernel_is_the_interpreter_of_the_command(clone: Path, tmp_path: Path) -> None:
+    """Whatever kernelspec of the same name is installed."""
+    foreign = tmp_path / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    argv = [sys.executable, "-c", "raise SystemExit('another program')", "{connection_file}"]
+    (foreign / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Other", "language": "python"}))
+    edit(clone / "notebooks/01-alpha.md", "from ncutil.bell", "import sys\n\nprint(sys.executable)\nfrom ncutil.bell")
+    done = cli(clone, "run", "1", JUPYTER_PATH=str(tmp_path), JUPYTER_DATA_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    executed = nbformat.read(clone / "_build/runs/book/01-alpha/01-alpha.ipynb", as_version=4)
+    printed = [out.text for cell in executed.cells for out in cell.get("outputs", []) if out.output_type == "stream"]
+    assert printed == [f"{sys.executable}\n"]
+
+
+def test_chapters_side_by_side_leave_the_working_folder(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "chdir", lambda folder: pytest.fail(f"went to {folder}"))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "IPYTHONDIR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("PYTHONPATH", str(clone))
+    edit(clone / "notebooks/01-alpha.md", "from ncutil.bell", "import os\n\nprint(os.getcwd())\nfrom ncutil.bell")
+    project = Project(clone)
+    assert not running.execute(project, running.plan(project, project.select(["1"]), "book", {}), jobs=1)
+    executed = (clone / "_build/runs/book/01-alpha/01-alpha.ipynb").read_text()
+    assert str(clone / "notebooks") in executed
+
+
+def test_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Project, "find", stop)
+    assert CliRunner().invoke(main, ["claims"]).exit_code == 130
+
+
+def test_version_and_help_import_no_papermill() -> None:
+    program = "import sys; from ncpress.__main__ import main; main(['--version'], standalone_mode=False);"
+    program += "print(sorted({'papermill', 'nbformat', 'numpy', 'jsonschema'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_declared_data_counts(clone: Path) -> None:
@@ -227,14 +348,19 @@ def test_record_of_another_version_is_stale(built: Path, text: str) -> None:
         (["run", "--profile", "huge"], "unknown profile 'huge'; known: book, smoke"),
         (["run", "1", "-p", "runs=3"], "unknown parameter 'runs'; the chosen chapters know: level, seed"),
         (["run", "-p", "runs"], "-p takes key=value, got 'runs'"),
-        (["run", "-p", "runs=many"], "parameter 'runs' is an integer (40), got 'many'"),
+        (["run", "1-alpa"], "unknown chapter '1-alpa' (did you mean '01-alpha'?); known: 01-alpha, 02-beta"),
+        (["run", "--profile", "smok"], "unknown profile 'smok' (did you mean 'smoke'?); known: book, smoke"),
+        (["run", "2", "-p", "rums=3"], "unknown parameter 'rums' (did you mean 'runs'?); the chosen chapters know: "),
+        (["build", "-p", "runs=0"], "parameter 'runs' is a whole number from 2 to 1000000, got 0 (02-beta: runs of "),
+        (["run", "-p", "runs=many"], "parameter 'runs' is a whole number from 2 to 1000000, got 'many' (02-beta: "),
         (["claims", "--profile", "huge"], "unknown profile 'huge'; known: book, smoke"),
     ],
 )
 def test_bad_words_get_one_line(clone: Path, words: list[str], message: str) -> None:
     done = cli(clone, *words)
-    assert done.returncode != 0
-    assert done.stderr.strip() == f"Error: {message}"
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {message}")
+    assert len(done.stderr.strip().splitlines()) == 1
     assert not (clone / "_build" / "runs").exists()
 
 
@@ -242,8 +368,18 @@ def test_bad_words_get_one_line(clone: Path, words: list[str], message: str) -> 
     ("name", "text", "message"),
     [
         ("notebooks/profiles.yml", "smoke: {", "profiles.yml, line 1: not valid YAML"),
-        ("notebooks/profiles.yml", "smoke: {07-no: {a: 1}}", "profiles.yml, smoke: no chapter '07-no'"),
-        ("notebooks/profiles.yml", "smoke: {01-alpha: {a: 1}}", "01-alpha has no parameter 'a'; known: level, seed"),
+        ("notebooks/profiles.yml", "smoke: {07-no: {a: 1}}", "profiles.yml, smoke: unknown chapter '07-no'"),
+        ("notebooks/profiles.yml", "smoke: {01-alpha: {a: 1}}", "01-alpha: unknown parameter 'a'; known: level, seed"),
+        (
+            "notebooks/profiles.yml",
+            "smoke: {02-beta: {runs: 1}}",
+            "smoke: parameter 'runs' is a whole number from 2 to",
+        ),
+        (
+            "notebooks/parameters.yml",
+            "01-alpha: {level: 1}",
+            "parameters.yml: 01-alpha: no entry for the parameter 'seed'",
+        ),
         ("notebooks/01-alpha.md", "# no notebook\n", "01-alpha.md: expected one code cell tagged 'parameters'"),
         ("book/claims.yml", "- {id: x", "claims.yml is not valid YAML"),
         ("book/claims.yml", "- {id: x}", "claims.yml: claim 'x': unknown [], missing ['source', 'place', 'statement']"),
@@ -258,11 +394,12 @@ def test_broken_files_get_one_line(clone: Path, name: str, text: str, message: s
     assert not (clone / "_build" / "runs").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "build", "claims", "compare"])
-def test_help_has_an_example(clone: Path, command: str) -> None:
-    done = cli(clone, command, "--help")
-    assert done.returncode == 0
-    assert f"Example: ncutil {command}" in done.stdout
+@pytest.mark.parametrize("command", ["run", "build", "claims", "compare", "sweep"])
+def test_help_has_an_example_and_the_exit_status(command: str) -> None:
+    done = CliRunner().invoke(main, [command, "--help"])
+    assert done.exit_code == 0
+    assert f"Example: ncutil {command}" in done.output
+    assert "Exit status: 0" in done.output
 
 
 def test_outside_a_clone_says_so(tmp_path: Path, clone: Path) -> None:
@@ -299,15 +436,21 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(clone: Path) -> None
         while part := os.read(reader, 4096):
             shown += part
     assert process.wait() == 0
-    assert re.search(rb"01-alpha: .*cell \d+ of 5, 00:0\d", shown)
+    assert re.search(rb"01-alpha: .*\d of 5 cells, 00:\d\d", shown)
 
 
 def test_paths_are_taken_from_the_folder_of_the_shell(clone: Path, tmp_path: Path) -> None:
     edit(clone / "notebooks/01-alpha.md", "seed = 0", 'data = ""  # a file\nseed = 0')
+    entry = "01-alpha:\n  data: {type: path, choices: ['', hub], meaning: a file}"
+    edit(clone / "notebooks/parameters.yml", "01-alpha:", entry)
     (tmp_path / "numbers.csv").write_text("1\n")
-    chapters = Project(clone).select(["1"])
-    given = parse_overrides(["data=numbers.csv"], chapters, tmp_path)
+    project = Project(clone)
+    chapters = project.select(["1"])
+    given = parse_overrides(project, ["data=numbers.csv"], chapters, tmp_path)
     assert given == {"data": str(tmp_path / "numbers.csv")}
+    assert parse_overrides(project, ["data=hub"], chapters, tmp_path) == {"data": "hub"}
+    with pytest.raises(PressError, match="a file or folder that exists"):
+        parse_overrides(project, ["data=nowhere.csv"], chapters, tmp_path)
     parts = running.key(Project(clone), chapters[0], {**chapters[0].parameters, **given})
     assert parts["data"] == {str(tmp_path / "numbers.csv"): checksum(tmp_path / "numbers.csv")}
 
@@ -319,11 +462,3 @@ def test_rewrite_changes_values_and_keeps_the_rest() -> None:
         == "runs = 5  # networks\nnames = ('x',)  # two\nseed = 0"
     )
     assert rewrite(source, {"runs": 1000}) == source
-
-
-def test_fit_takes_the_type_of_the_default() -> None:
-    assert fit("rate", 1, 0.5) == 1.0
-    assert fit("widths", [1, 2], (3,)) == (1, 2)
-    for value, default in ((True, 3), ("a", 3), (1.5, 3), (1, "a")):
-        with pytest.raises(PressError, match="parameter 'x'"):
-            fit("x", value, default)

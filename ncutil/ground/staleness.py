@@ -10,7 +10,7 @@ import ast
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -103,36 +103,42 @@ def short(of: Key) -> str:
     return digest(repr(sorted(of.items())))
 
 
-@cache
 def tree(source: str) -> str:
     """Hash of code by its syntax tree: comments, docstrings, quotes and layout do not count.
 
     >>> tree("x = 1  # one") == tree("x=1"), tree("x = 1") == tree("x = 2")
     (True, False)
     """
-    parsed = ast.parse(source)
-    for node in ast.walk(parsed):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
-                node.body = node.body[1:]
-    return digest(ast.dump(parsed))
+    return _parsed(source)[0]
 
 
 def imported(source: str, packages: Iterable[str] = ("ncutil",)) -> set[str]:
     """Full names that code imports from packages of ours; a name may be a module or something inside one."""
-    return {name for name in _imports(source) if name.split(".")[0] in packages}
+    return {name for name in _parsed(source)[1] if name.split(".")[0] in packages}
 
 
 @cache
-def _imports(source: str) -> set[str]:
+def _parsed(source: str) -> tuple[str, frozenset[str]]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    parsed = ast.parse(source)
+    for node in [parsed, *_statements(parsed)]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
+                node.body = node.body[1:]
+    return digest(ast.dump(parsed)), frozenset(names)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements inside a module or a statement; expressions, which are many, hold none."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, part, ()):
+            yield child
+            yield from _statements(child)
 
 
 def reach(names: Iterable[str], packages: Iterable[str] = ("ncutil",), root: Path = _PACKAGE.parent) -> dict[str, Path]:
@@ -158,7 +164,7 @@ def versions(*sources: str) -> dict[str, str]:
         name = re.split(r"[^\w-]", line)[0]
         word = name.replace("-", "_")
         named = re.compile(rf"""["']{word}["']|\b(import|from) {word}\b""")
-        if "extra ==" not in line or any(named.search(source) for source in sources):
+        if "extra ==" not in line or any(word in source and named.search(source) for source in sources):
             try:
                 found[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
