@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import unicodedata
@@ -22,6 +23,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+import ncutil
 from ncclass import submissions
 from ncclass.answers import encode
 from ncclass.problem_sets import GIVEN, ProblemSet, is_text_as_released
@@ -34,7 +36,7 @@ from ncclass.submissions import (
     read_regular,
 )
 from ncpress.project import PressError, read_yaml
-from ncutil.ground.files import digest
+from ncutil.ground.files import digest, replacing, write
 
 FORMAT = 2
 ANSWERS = 8 * 2**20
@@ -44,6 +46,12 @@ SEEDS = 2**31 - 1
 """The largest seed of a class."""
 
 SETTINGS = ".matplotlib"
+
+PACKAGES = (Path(ncutil.__file__).parent, Path(__file__).parent)
+"""Folders of the packages that a submission imports; they need not lie in Python's environment."""
+PRIVATE = (Path("notebooks/assignments"), *(package.parent / "notebooks" / "assignments" for package in PACKAGES))
+"""The problem sets with their solutions, in any clone that a submission could read, and in that of these packages."""
+
 LIMITS = isolation.Limits(wall=300, cpu=240)
 
 Record = dict[str, Any]
@@ -242,8 +250,15 @@ def run_task(task: dict[str, Any], files: Mapping[str, bytes], tool: str, limits
             (folder / SETTINGS).mkdir()
             (folder / SETTINGS / fonts.name).write_bytes(fonts.read_bytes())
         command = [sys.executable, "-m", "ncclass.runner", "task.json", "answers.json"]
-        environment = {"MPLBACKEND": "Agg", "MPLCONFIGDIR": SETTINGS, "IPYTHONDIR": "/tmp"}
-        ended = isolation.run(command, folder, limits=limits, sandbox=tool, env=environment)
+        environment = {
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(str(package.parent) for package in PACKAGES)),
+            "MPLBACKEND": "Agg",
+            "MPLCONFIGDIR": SETTINGS,
+            "IPYTHONDIR": "/tmp",
+        }
+        ended = isolation.run(
+            command, folder, readable=PACKAGES, private=PRIVATE, limits=limits, sandbox=tool, env=environment
+        )
         answers = _read_answers(folder / "answers.json")
     status = ended.status
     if status in ("done", "failed"):
@@ -346,9 +361,14 @@ def read_result(path: Path) -> Record | None:
 
 def keep(course: Course, record: Record) -> None:
     """Write a judged record, whole or not at all."""
-    path = course.result(record["student"], record["set"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    # In ASCII: a stranger's text may hold what UTF-8 cannot.
-    partial.write_text(json.dumps(record, indent=1), encoding="ascii")
-    partial.replace(path)
+    # In ASCII: what a submission has written may hold what UTF-8 cannot.
+    write(course.result(record["student"], record["set"]), json.dumps(record, indent=1))
+
+
+def keep_copy(course: Course, name: str) -> str:
+    """Keep a file of the course as it is now; returns the name of the copy, with the date, below the course folder."""
+    path = Path(name)
+    copy = f"earlier/{path.stem}-{datetime.now():%Y-%m-%d-%H%M%S-%f}{path.suffix}"
+    with replacing(course.folder / copy) as part:
+        shutil.copyfile(course.folder / name, part)
+    return copy

@@ -32,7 +32,7 @@ PICTURES = 2**31 + 4
 """The seed of the pictures in hints, beyond those of classes: a picture of a class's own numbers would show answers."""
 
 SHORT = 12
-"""Lines of a solution with fewer characters say nothing: `x = 1` may stand anywhere."""
+"""Lines of a solution with fewer characters, such as `x = 1`, may also stand where no solution is."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _run_cells(name: str, source: NotebookNode) -> dict[str, list[Ask]]:
 
 
 def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Iterator[Part]:
-    titles = list(headings(source))
+    titles, roles = list(headings(source)), [role(cell) for cell in source.cells]
     for number, cell in enumerate(source.cells):
         if role(cell) not in ("tests", "by hand"):
             continue
@@ -244,6 +244,11 @@ def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Itera
         if role(cell) == "tests" and sum(ask.points for ask in asked) != points:
             given = ", ".join(f"{ask.points:g}" for ask in asked) or "nothing"
             raise PressError(f"{name}, {part}: what is asked has to add up to its {points:g} points; it gives {given}")
+        if role(cell) == "tests" and "solution" not in roles[: roles.index("tests")]:
+            raise PressError(
+                f"{name}, {part}: there is no cell for a solution before it, to which remarks could belong"
+            )
+        roles = roles[roles.index(role(cell)) + 1 :]
         yield Part(part, [title for at, title in titles if at < number][-1], points, asked)
 
 

@@ -46,13 +46,14 @@ from ncclass import (
     grading,
     runner,
     submissions,
+    tables,
 )
 from ncclass.answers import KEYS, agree, decode
 from ncclass.collection import grade_id
-from ncclass.gradebook import FORMULA
 from ncclass.problem_sets import GIVEN, ProblemSet, read_set
 from ncclass.runner import LONGEST
 from ncclass.sandbox import isolation, syscalls
+from ncclass.tables import FORMULA
 from ncpress.project import PressError, Project
 from ncutil.ground.files import digest
 
@@ -366,7 +367,7 @@ for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os
         open(path, 'w').write('was here')
     except OSError:
         pass
-for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
+for path in ('/folder', '/tmp', '/etc', '/dev', '/.sandbox'):
     shutil.rmtree(path, ignore_errors=True)
 """
     forged = f"""{SILENCE}
@@ -1335,7 +1336,7 @@ def test_what_a_summary_prints_cannot_steer_a_terminal(
 ) -> None:
     """Not even where a record was kept by an earlier version."""
     record = {"status": "not run", "note": "\x1b[2J", "remark": "\ud800", "judged": {}}
-    item = gradebook.Grade("ada", "", problem_set, record, None, None, {})
+    item = gradebook.Grade("ada", "", problem_set, record, None, None)
     with pytest.raises(PressError):
         commands._summary(collection.read_course(graded.course), [item], 0, {"zoe": ["\x1b[1m"]})
     assert capsys.readouterr().out.splitlines()[-2:] == [
@@ -1385,16 +1386,16 @@ def test_who_can_be_a_student(tmp_path: Path, name: str, can_be: bool) -> None:
 @pytest.mark.parametrize("before", ["", " ", "   ", "\u00a0", "\u200b", "\ufeff", "\x0b", "\x0c", " \u2003\u200f"])
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "＝1"])
 def test_a_formula_behind_what_nobody_sees_gets_an_apostrophe(before: str, formula: str) -> None:
-    assert gradebook.cell(before + formula) == f"'{before}{formula}"
-    assert gradebook._bare(f"'{before}{formula}") == before + formula
-    assert gradebook.cell(f"{before}x {formula}") == f"{before}x {formula}"
-    assert gradebook._bare(f"'{before}x") == f"'{before}x"
+    assert tables.cell(before + formula) == f"'{before}{formula}"
+    assert tables.bare(f"'{before}{formula}") == before + formula
+    assert tables.cell(f"{before}x {formula}") == f"{before}x {formula}"
+    assert tables.bare(f"'{before}x") == f"'{before}x"
 
 
 @given(st.text(st.sampled_from("'=+-@x1 \t\u200b＝") | st.characters(codec="utf-8")))
 def test_what_a_table_holds_is_read_as_it_was(text: str) -> None:
-    assert gradebook._bare(gradebook.cell(text)) == text
-    assert not gradebook.cell(text).startswith(FORMULA)
+    assert tables.bare(tables.cell(text)) == text
+    assert not tables.cell(text).startswith(FORMULA)
 
 
 def test_very_many_strays_are_few_lines(tmp_path: Path) -> None:
@@ -1433,7 +1434,7 @@ def test_a_course_that_submissions_could_read_is_not_graded(
     course = collection.read_course(tmp_path)
     submissions, _ = collection.collect(course, [SET])
     monkeypatch.setattr(isolation, "_libraries", lambda: (tmp_path.parent,))
-    with pytest.raises(PressError, match=f"submissions can read .*, and {tmp_path.parent} holds {tmp_path}: make"):
+    with pytest.raises(PressError, match=f"can read {tmp_path.parent}, and that holds {tmp_path}, .* --unsafe-no-s"):
         commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
     assert not (tmp_path / "results").exists()
 

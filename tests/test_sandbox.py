@@ -205,7 +205,7 @@ print(os.getcwd(), os.listdir(), os.path.expanduser('~'), os.uname().nodename, s
         (folder / "program.py").write_text(program)
         ended = isolation.run([sys.executable, "-S", "program.py"], folder, limits=SMALL, env={"OWN": "1"})
         assert ended.status == "done", ended.output
-        assert ended.output.startswith("/submission ['")
+        assert ended.output.startswith("/folder ['")
         assert " /tmp sandbox [" in ended.output
         assert "'OWN'" in ended.output
         assert "TEACHERS" not in ended.output
@@ -239,11 +239,11 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         clone = tmp_path / "clone"
         (clone / "notebooks" / "assignments").mkdir(parents=True)
         for seen in (clone, ROOT.parent):
-            with pytest.raises(NoSandboxError, match=r"holds the problem sets with their solutions: .* such as \.venv"):
-                python(folder, "pass", readable=[seen])
+            with pytest.raises(NoSandboxError, match=r"holds .*/notebooks/assignments, which .* such as \.venv"):
+                python(folder, "pass", readable=[seen], private=collection.PRIVATE)
         monkeypatch.setattr(isolation, "_libraries", lambda: (clone,))
-        with pytest.raises(NoSandboxError, match=f"{clone} holds the problem sets"):
-            python(folder, "pass")
+        with pytest.raises(NoSandboxError, match=f"can read {clone}, and that holds"):
+            python(folder, "pass", private=collection.PRIVATE)
 
     def test_what_is_private_is_not_shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A course below Python's environment; an environment made in the home folder itself."""
@@ -251,19 +251,22 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         for place in (course, apart):
             place.mkdir(parents=True)
         (tmp_path / "link").symlink_to(course)
-        monkeypatch.setenv("HOME", str(apart))
         monkeypatch.setattr(isolation, "_libraries", lambda: (tmp_path / "python", tmp_path / "other"))
-        isolation.keep_private(apart, tmp_path, tmp_path / "python" / "none")
-        for place in (course, tmp_path / "link", Path("/usr/lib")):
-            with pytest.raises(NoSandboxError, match=f" holds {place}: make the environment in a folder of its own"):
-                isolation.keep_private(apart, place)
-        monkeypatch.setenv("HOME", str(tmp_path / "python"))
-        with pytest.raises(NoSandboxError, match=f"{tmp_path}/python holds {tmp_path}/python: "):
-            isolation.keep_private(apart)
+        isolation.keep_private([apart, tmp_path, tmp_path / "python" / "none"])
+        for place in (course, tmp_path / "link", tmp_path / "python", Path("/usr/lib")):
+            with pytest.raises(NoSandboxError, match=f" holds {place}, which is private: make"):
+                isolation.keep_private([apart, place])
+        with pytest.raises(NoSandboxError, match=f"can read {apart}, and that holds {apart}, "):
+            isolation.keep_private([apart], readable=[apart])
 
-    def test_the_package_can_be_imported(self, folder: Path) -> None:
-        ended = isolation.run([sys.executable, "-c", "import ncutil.evidence.stats; print('there')"], folder)
-        assert ended.output == "there\n"
+    def test_a_package_of_the_caller_can_be_imported(self, folder: Path, tmp_path: Path) -> None:
+        package = tmp_path / "packages" / "own"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        env, program = {"PYTHONPATH": str(package.parent)}, "import own"
+        command = [sys.executable, "-c", program]
+        assert isolation.run(command, folder, readable=[package], env=env).status == "done"
+        assert isolation.run(command, folder, env=env).status == "failed"
 
     def test_no_network(self, folder: Path) -> None:
         name = f"\0ncutil-{os.getpid()}"
@@ -295,7 +298,7 @@ for path in glob.glob('/proc/[0-9]*/fd/*'):
         pass
 print(*sorted({name.split(':')[0] for name in seen}))
 """
-        assert set(python(folder, program).output.split()) <= {"/dev/null", "pipe", "anon_inode", "/submission"}
+        assert set(python(folder, program).output.split()) <= {"/dev/null", "pipe", "anon_inode", "/folder"}
 
     def test_no_file_of_the_teacher_is_where_a_program_reads(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -865,7 +868,7 @@ print(9 in [os.wait()[1] for i in range(4)])
     def test_it_ends_and_leaves_nothing(self, folder: Path, tool: str, program: str, status: str) -> None:
         limits = replace(SMALL, wall=5)
         assert python(folder, FIRST + program, limits, sandbox=tool).status == status
-        listed = subprocess.run([tool, "ps", "--filter", f"name=ncutil-{os.getpid()}-", "-q"], capture_output=True)
+        listed = subprocess.run([tool, "ps", "--filter", f"name=sandbox-{os.getpid()}-", "-q"], capture_output=True)
         assert listed.stdout == b""
         assert gone(seconds(23))
         assert gone(FIRST + program)
@@ -877,12 +880,7 @@ class TestWithout:
         isolation.find_sandbox.cache_clear()
         with pytest.raises(NoSandboxError) as caught:
             isolation.find_sandbox()
-        for words in (
-            "the other submissions",
-            "apt install bubblewrap",
-            "--unsafe-no-sandbox",
-            "podman: not installed",
-        ):
+        for words in ("your files", "apt install bubblewrap", "podman: not installed"):
             assert words in str(caught.value)
         isolation.find_sandbox.cache_clear()
 
