@@ -52,7 +52,7 @@ def release(folder: Path, seed: int | None) -> None:
     from ncpress import assignments
 
     project = Project.find()
-    seed = student_kit.settle_seed(folder, seed, assignments.names(project))
+    seed = student_kit.course_seed(folder, seed, assignments.names(project))
     sets = _read_sets(project, assignments.names(project), seed)
     drawn = {}
     with _progress(len(sets), "set") as step:
@@ -227,8 +227,8 @@ def _bring_up_to_date(
     waiting, judged, outdated = [], 0, 0
     other_parts: set[str] = set()
 
-    def settle(one: "Submission", outcome: "Callable[[], Record]") -> None:
-        """Judge a submission and keep its record; whatever goes wrong costs this one its turn, and no other."""
+    def judge_and_keep(one: "Submission", outcome: "Callable[[], Record]") -> None:
+        """Judge a submission and keep its record; an error here concerns this submission alone."""
         item = sets[one.name]
         try:
             record = outcome()
@@ -238,10 +238,10 @@ def _bring_up_to_date(
                 "remark": grading.remark(item, record),
                 "timed_out": grading.timed_out(item, record),
             }
-            collection.keep(course, record)
+            collection.write_result(course, record)
         except Exception as error:
             # Not kept: the next grading tries it again.
-            record = collection.lost(item, one, error)
+            record = collection.failed_record(item, one, error)
             judged = grading.judge(item, record)
             record |= {"judge_key": item.judge_key, "judged": judged, "remark": "", "timed_out": []}
         records[one.student, one.name] = record
@@ -254,7 +254,7 @@ def _bring_up_to_date(
         elif record["judge_key"] == item.judge_key:
             records[submission.student, submission.name] = record
         elif regrade:
-            settle(submission, partial(dict, record))
+            judge_and_keep(submission, partial(dict, record))
             judged += 1
         elif record["judged"].keys() != {part.id for part in item.parts}:
             other_parts.add(item.name)
@@ -294,7 +294,7 @@ def _bring_up_to_date(
         with _progress(len(waiting), "submission") as step:
             for future in as_completed(futures):
                 one = futures[future]
-                settle(one, future.result)
+                judge_and_keep(one, future.result)
                 step(f"{one.student}, {one.name}")
     except KeyboardInterrupt:
         click.echo("\ninterrupted; what was graded is kept", err=True)

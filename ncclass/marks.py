@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ncclass import gradebook
-from ncclass.collection import Course, fingerprint, keep_copy, one_form, read_result
+from ncclass.collection import Course, fingerprint, keep_copy, normalized, read_result
 from ncclass.gradebook import NO_MARK, ByHand, Grade, Mark, Who
 from ncclass.problem_sets import ProblemSet
 from ncclass.submissions import Submission
@@ -109,7 +109,7 @@ def read_table(course: Course, sets: Mapping[str, ProblemSet]) -> Iterator[Row]:
             student, name, part, given, comment, written = (
                 bare((row.get(column) or "").strip()) for column in (*NEEDED, "written")
             )
-            student, where = one_form(student), f"{path}, line {number}"
+            student, where = normalized(student), f"{path}, line {number}"
             parts = {part.id: part for part in sets[name].parts} if name in sets else {}
             if part not in parts or student not in course.roster:
                 if given or comment:

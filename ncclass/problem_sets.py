@@ -92,7 +92,7 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     source = chapter.with_parameters({"seed": seed})
     for cell in source.cells:
         _complete(cell)
-    _tell_twins_apart(source)
+    _number_duplicates(source)
     asks, written = _run(name, source)
     files = {file: content for file, content in written.items() if not _is_picture(file)}
     parts = tuple(_parts(name, source, asks))
@@ -155,7 +155,7 @@ def _complete(cell: NotebookNode) -> None:
     )
 
 
-def _tell_twins_apart(source: NotebookNode) -> None:
+def _number_duplicates(source: NotebookNode) -> None:
     """Two given cells with the same content get different names."""
     seen = Counter[str]()
     for cell in source.cells:
@@ -182,7 +182,7 @@ def _contents(notebook: NotebookNode) -> list[str]:
     return [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in cells]
 
 
-def beginning(source: str) -> str:
+def first_line(source: str) -> str:
     """The first line of a cell, which tells its reader which one is meant."""
     return (source.strip().splitlines() or ["nothing"])[0]
 

@@ -98,8 +98,8 @@ def _words(error: BaseException) -> str:
 def _time_limit(seconds: float, alarms: list[float]) -> Iterator[None]:
     """Interrupt what takes too long, so that the parts behind it are still run; the sandbox limits the whole.
 
-    The alarm is a TimeoutError. It may go off anywhere up to the moment that it is switched off, also between two
-    things that catch it, or in here: whoever uses this has to expect it.
+    The alarm is a TimeoutError. It may be raised anywhere until the alarm is switched off, also outside of the block's
+    own `try` or in here: every caller has to catch it around the `with`.
     """
 
     def late(*_: Any) -> None:
@@ -131,7 +131,7 @@ def make_shell() -> Any:
 
 
 def main() -> None:
-    """Read the task, then never again; write what was answered, whole or not at all."""
+    """Read the task once, run it, and write what was answered after every cell, whole or not at all."""
     task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     target = Path(sys.argv[2]).resolve()
     os.environ.setdefault("MPLBACKEND", "Agg")

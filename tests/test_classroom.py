@@ -41,10 +41,11 @@ from ncclass import (
     submissions,
     tables,
 )
-from ncclass.problem_sets import beginning, rubric, secrets
+from ncclass.problem_sets import first_line, rubric, secrets
 from ncpress.__main__ import main
 from ncpress.assignments import table as overview
 from ncpress.project import PressError, Project
+from ncpress.wheels import build_wheel
 
 SET = "01-chsh"
 WRONG = [(part, change) for part, changes in answers(SET)["wrong"].items() for change in changes[:1]]
@@ -202,7 +203,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, fl
 
 
 @here
-def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_grades_have_expected_points(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, said = graded
     assert len(expected) == 12 + 1
     found = {row["student"]: row["score"] for row in table(course / "grades.csv")}
@@ -215,7 +216,7 @@ def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, flo
 
 
 @here
-def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_grade_summary_and_exit_status(graded: tuple[Path, dict[str, float | None], str]) -> None:
     _, _, said = graded
     assert said.startswith("1\n")
     assert "12 handed in, 1 missing, 1 late, 10 parts to mark by hand" in said
@@ -227,7 +228,7 @@ def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict
 
 
 @here
-def test_who_is_not_in_the_list_is_graded_and_named(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_student_missing_from_list_is_graded_and_named(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, said = graded
     unlisted = sorted(expected.keys() - {"ada", "missing"})
     assert f"graded, and not in students.csv: {', '.join(unlisted)}\n" in said
@@ -250,7 +251,7 @@ def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, fl
 
 
 @here
-def test_a_cell_that_never_ends_is_said_everywhere(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_timeout_is_shown_in_report_feedback_and_table(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, _, _ = graded
     report = (course / "report.html").read_text()
     assert "loop: out of time in Part 3" in report.partition("<h3>Timeouts</h3>")[2].partition("</ul>")[0]
@@ -263,7 +264,7 @@ def test_a_cell_that_never_ends_is_said_everywhere(graded: tuple[Path, dict[str,
 
 
 @here
-def test_the_report_has_what_points_are_given_for_beside_the_answers(
+def test_report_has_rubric_beside_answers(
     graded: tuple[Path, dict[str, float | None], str],
 ) -> None:
     course, _, _ = graded
@@ -276,9 +277,7 @@ def test_the_report_has_what_points_are_given_for_beside_the_answers(
 
 
 @here
-def test_what_a_teacher_overrules_is_no_failing_check(
-    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
-) -> None:
+def test_overruled_part_is_no_failing_check(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     course = shutil.copytree(graded[0], tmp_path / "course")
 
     def failing() -> int:
@@ -342,7 +341,7 @@ def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, flo
 
 
 @here
-def test_feedback_says_what_failed_and_never_what_was_expected(
+def test_feedback_never_shows_expected_values(
     graded: tuple[Path, dict[str, float | None], str],
 ) -> None:
     course, _, _ = graded
@@ -417,7 +416,7 @@ def enter(book: Gradebook, student: str, points: float | None, comment: str | No
 
 
 @here
-def test_what_is_entered_in_the_gradebook_counts_everywhere(
+def test_gradebook_entries_reach_tables_and_pages(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada", "sloppy")
@@ -622,7 +621,7 @@ def test_import_before_a_grading_that_is_stopped_is_not_lost(
 
 
 @here
-def test_an_entry_in_the_gradebook_for_an_earlier_submission_becomes_a_remark(
+def test_gradebook_entry_for_earlier_submission_becomes_comment(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada")
@@ -637,7 +636,7 @@ def test_an_entry_in_the_gradebook_for_an_earlier_submission_becomes_a_remark(
 
 
 @here
-def test_what_cannot_be_in_a_gradebook_is_said_before_anything_is_written(
+def test_grade_refuses_impossible_points_in_gradebook(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada")
@@ -655,9 +654,7 @@ def test_what_cannot_be_in_a_gradebook_is_said_before_anything_is_written(
 
 @here
 @pytest.mark.filterwarnings("ignore:Object of type <Submitted")
-def test_an_extension_comes_before_the_submission(
-    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
-) -> None:
+def test_extension_before_submission_counts(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     """As the page for teachers says: nbgrader keeps it with a submission, which nobody has handed in yet."""
     (code,) = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "book" / "teaching.md").read_text(), re.DOTALL | re.MULTILINE
@@ -732,7 +729,7 @@ def test_a_wrong_mark_is_refused_by_its_line(
 
 
 @here
-def test_a_mended_test_is_judged_again_only_on_demand(
+def test_changed_hidden_test_is_judged_again_on_regrade(
     graded: tuple[Path, dict[str, float | None], str],
     tmp_path: Path,
     canaried: Project,
@@ -808,7 +805,7 @@ def test_check_of_an_untouched_release_says_what_is_open(
         assert "not filled in yet" in done.stdout
         cells = sum(cell.cell_type == "code" for cell in item.released.cells)
         assert f"{cells} of {cells}: " in done.stderr
-        assert f"2 of {cells}: {beginning(item.released.cells[2].source)}" in done.stderr
+        assert f"2 of {cells}: {first_line(item.released.cells[2].source)}" in done.stderr
 
 
 @here
@@ -868,7 +865,7 @@ def test_check_fails_with_whatever_fails(
     assert done.stdout.count("\nx ") + done.stdout.startswith("x ") == 1
 
 
-def test_windows_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(signal, "SIGALRM")
     (tmp_path / "a.ipynb").write_text("")
     for command, place in (("check", tmp_path / "a.ipynb"), ("grade", tmp_path)):
@@ -960,7 +957,7 @@ def deleted(notebook: Any) -> None:
         *((write, False) for write in (in_an_earlier_part, not_at_all, deleted)),
     ],
 )
-def test_a_written_answer_is_read_wherever_in_its_part_it_stands(
+def test_written_answer_is_read_anywhere_in_its_part(
     tmp_path: Path, write: Callable[[Any], None], answered: bool
 ) -> None:
     """And a student is told the same as what grading does."""
@@ -1000,7 +997,7 @@ def test_missing_cells_and_another_class_are_noted(monkeypatch: pytest.MonkeyPat
 
 
 @here
-def test_a_solution_in_a_given_cell_is_a_finding(tmp_path: Path) -> None:
+def test_check_finds_solution_in_given_cell(tmp_path: Path) -> None:
     """Grading runs the released cell, so that what was merged into it is lost."""
     item = problem_set(SET)
     notebook = fill(item, reference(item))
@@ -1015,7 +1012,7 @@ def test_a_solution_in_a_given_cell_is_a_finding(tmp_path: Path) -> None:
 
 
 @here
-def test_a_second_notebook_is_said_and_not_opened(
+def test_second_notebook_is_reported_and_not_opened(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada")
@@ -1049,7 +1046,7 @@ def test_a_wrong_course_file_is_refused_in_one_line(tmp_path: Path, text: str, c
     assert "\n" not in str(refused.value)
 
 
-def test_a_student_is_one_in_every_form_of_unicode(tmp_path: Path) -> None:
+def test_student_names_are_unicode_normalized(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "zoë") for form in ("NFC", "NFD"))
     (tmp_path / "course.yml").write_text("seed: 1\n")
     (tmp_path / "students.csv").write_text(f"student,name\n{composed},Zoë\n")
@@ -1066,7 +1063,7 @@ def test_a_student_is_one_in_every_form_of_unicode(tmp_path: Path) -> None:
 
 
 @here
-def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+def test_unusable_folders_give_one_line_errors(tmp_path: Path) -> None:
     done = classroom("grade", str(tmp_path))
     assert done.exit_code == 1
     assert "is no course folder (no course.yml)" in done.stderr
@@ -1126,13 +1123,41 @@ def test_no_release_holds_a_solution_or_a_hidden_test(
         for text in forbidden():
             assert text not in content, (path, text)
     environment = yaml.safe_load((tmp_path / "course" / "release" / "environment.yml").read_text())
-    wheel = next((tmp_path / "course" / "release").glob("*.whl")).name
-    assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{wheel}[classroom]"]
+    ours, press = sorted(path.name for path in (tmp_path / "course" / "release").glob("*.whl"))[::-1]
+    assert (ours.partition("-")[0], press.partition("-")[0]) == ("ncutil", "ncpress")
+    assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{ours}", f"./{press}[classroom]"]
     told = (tmp_path / "course" / "release" / "README.md").read_text()
     (small_build,) = re.findall(r"^export PIP_\S+$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    for words in (f'"./{wheel}[classroom]"', small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
+    install = f'pip install -c constraints.txt "./{ours}" "./{press}[classroom]"\n'
+    for words in (install, small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
         assert words in told
     assert f"within {collection.LIMITS.wall // 60} minutes" in told
+
+
+def test_wheels_of_the_kit_divide_notebooks_and_command(tmp_path: Path) -> None:
+    found: dict[str, tuple[set[str], str, str]] = {}
+    for source in (ROOT, ROOT / "ncpress"):
+        with zipfile.ZipFile(tmp_path / build_wheel(source, tmp_path)) as wheel:
+            names = wheel.namelist()
+            packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+            (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+            points = [wheel.read(name).decode() for name in names if name.endswith(".dist-info/entry_points.txt")]
+            found[source.name if source != ROOT else "ncutil"] = (
+                packages,
+                wheel.read(metadata).decode(),
+                "".join(points),
+            )
+            assert not [name for name in names if "assignments/" in name or "__pycache__" in name]
+            if source != ROOT:
+                assert {"ncclass/runner.py", "ncclass/sandbox/isolation.py", "ncclass/feedback.html.j2"} <= {*names}
+    (packages, metadata, points), (others, needs, commands) = found["ncutil"], found["ncpress"]
+    assert (packages, points) == ({"ncutil"}, "")
+    assert not re.findall("Requires-Dist: (?:ncpress|nbgrader|click)", metadata)
+    assert others == {"ncpress", "ncclass"}
+    assert re.findall("^Requires-Dist: ncutil$", needs, re.MULTILINE)
+    assert re.findall("^Requires-Dist: nbgrader.*extra == 'classroom'$", needs, re.MULTILINE)
+    assert "ncutil = ncpress.__main__:main" in commands
+    assert "class = ncclass.commands:classroom" in commands
 
 
 @pytest.mark.xdist_group("book")
