@@ -1,8 +1,8 @@
 """What a problem set asks of a solution, and how an answer is judged: as data, against what the reference gives.
 
 The hidden tests of a problem set assign a list to `asked`: values that a solution has to have computed, and calls of a
-function that it has to have written. A student's process is only told the names and the inputs. What it hands back is
-judged elsewhere, so nothing in that process knows what is expected.
+function that it has to have written. A student's process gets only the names and the inputs. Another process judges
+what it hands back, so the expected values are never in the student's process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ class Ask:
     judge: Callable[..., bool] | None
 
     def passes(self, answers: Sequence[Any]) -> bool:
-        """Whether every answer is right; a judge that stumbles over an answer has refused it."""
+        """Whether every answer is right; an answer on which the judge raises an error is wrong."""
         if len(answers) != len(self.expected):
             return False
         arguments = self.inputs or ((),) * len(answers)

@@ -12,10 +12,10 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from ncclass.collection import grade_id, written
+from ncclass.collection import grade_id, written_answers
 from ncclass.problem_sets import (
     GIVEN,
-    beginning,
+    first_line,
     is_text_as_released,
 )
 from ncpress.assignments import headings
@@ -63,7 +63,7 @@ def run(task: dict[str, Any], folder: Path, step: Callable[[str], None]) -> dict
                 time.sleep(POLL if running else 0)
                 so_far = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
                 for cell in task["cells"][len(answers) : len(so_far)]:
-                    step(beginning(cell["sources"][-1]))
+                    step(first_line(cell["sources"][-1]))
                 answers = so_far
     return answers
 
@@ -73,7 +73,7 @@ def review(notebook: NotebookNode, answers: dict[str, Any]) -> list[Finding]:
     parts = _parts(notebook)
     titles = {part: title for part, (title, _) in parts.items()}
     by_hand = [part for part, (_, read_by_a_person) in parts.items() if read_by_a_person]
-    texts = written(notebook, titles, by_hand, lambda cell: is_text_as_released(cell) or _is_stub(cell))
+    texts = written_answers(notebook, titles, by_hand, lambda cell: is_text_as_released(cell) or _is_stub(cell))
     found = list(_present(notebook, answers, titles, texts))
     present = {finding.part for finding in found}
     for part, title in titles.items():
@@ -131,7 +131,7 @@ def _present(
         if not _is_graded(cell):
             # Where a stub is left, the check of its part says so.
             if error not in ("", OPEN):
-                yield Finding(True, f"cell [{run}], which begins with `{beginning(cell.source)}`: {error}")
+                yield Finding(True, f"cell [{run}], which begins with `{first_line(cell.source)}`: {error}")
             elif name.startswith(GIVEN) and _is_changed(cell):
                 says = "is not as it was released; grading runs the released one, so put what is yours in another cell"
                 yield Finding(True, f"cell [{run}] {says}")

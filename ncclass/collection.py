@@ -1,14 +1,15 @@
-"""Collect submissions, run each in a process of its own, keep what it handed over.
+"""The course folder: collect submissions, run each in a process of its own, keep what it handed over.
 
 A course folder holds `course.yml` (seed, due dates), `submitted/<student>/<set>/<set>.ipynb`, optionally
-`students.csv`, and what grading writes. What came out of a submission is kept as one small file, written whole or not
-at all: a grading that was killed goes on with the next one.
+`students.csv`, and what grading writes. What a submission handed over is kept as one small file, written whole or not
+at all, so that a grading that was killed goes on where it was.
 """
 
 import csv
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import unicodedata
@@ -22,6 +23,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+import ncutil
 from ncclass import submissions
 from ncclass.answers import encode
 from ncclass.problem_sets import GIVEN, ProblemSet, is_text_as_released
@@ -34,7 +36,7 @@ from ncclass.submissions import (
     read_regular,
 )
 from ncpress.project import PressError, read_yaml
-from ncutil.ground.files import digest
+from ncutil.ground.files import digest, replacing, write
 
 FORMAT = 2
 ANSWERS = 8 * 2**20
@@ -44,6 +46,12 @@ SEEDS = 2**31 - 1
 """The largest seed of a class."""
 
 SETTINGS = ".matplotlib"
+
+PACKAGES = (Path(ncutil.__file__).parent, Path(__file__).parent)
+"""Folders of the packages that a submission imports; they need not lie in Python's environment."""
+PRIVATE = (Path("notebooks/assignments"), *(package.parent / "notebooks" / "assignments" for package in PACKAGES))
+"""The problem sets with their solutions, in any clone that a submission could read, and in that of these packages."""
+
 LIMITS = isolation.Limits(wall=300, cpu=240)
 
 Record = dict[str, Any]
@@ -51,9 +59,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Course:
-    """A class: its folder, the seed of its numbers, when each set is due, who is in it with full names where known.
+    """A class.
 
-    `unlisted` are those who have handed in under a name that `students.csv`, where there is one, does not have.
+    folder, seed : the course folder, and the seed of the class's numbers
+    due : when each set is due
+    roster : full names of all students by the names of their folders, "" where not known
+    unlisted : students who have handed in and are missing from `students.csv`, where there is one
     """
 
     folder: Path
@@ -92,31 +103,31 @@ def read_time(value: Any, place: str) -> datetime:
 
 
 def _roster(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Students of `students.csv` (columns student, name) and of `submitted/`; and who of them is not in the first."""
+    """Students of `students.csv` (columns student, name) and of `submitted/`; and those that are in the last alone."""
     path, found = folder / "students.csv", dict[str, str]()
     if path.is_file():
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
-                student = one_form((row.get("student") or "").strip())
+                student = normalized((row.get("student") or "").strip())
                 if not _can_be_a_student(student):
                     raise PressError(f"{path}: expected the columns student and name, and in every row {STUDENT}")
                 found[student] = (row.get("name") or "").strip()
                 if not found[student].isprintable():
                     raise PressError(f"{path}: the name of {student} holds what cannot be printed: {found[student]!a}")
     listed = set(found)
-    for place in _places(folder):
-        if place.is_dir() and _can_be_a_student(one_form(place.name)):
-            found.setdefault(one_form(place.name), "")
+    for place in _student_folders(folder):
+        if place.is_dir() and _can_be_a_student(normalized(place.name)):
+            found.setdefault(normalized(place.name), "")
     unlisted = sorted(found.keys() - listed) if path.is_file() else []
     return dict(sorted(found.items())), tuple(unlisted)
 
 
-def _places(folder: Path) -> list[Path]:
+def _student_folders(folder: Path) -> list[Path]:
     return sorted((folder / "submitted").glob("*"))
 
 
-def one_form(name: str) -> str:
-    """A name as one of the several ways in which Unicode can write it: a file system may choose another."""
+def normalized(name: str) -> str:
+    """A name in one Unicode form (NFC); a file system may write the same name in another."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -136,8 +147,8 @@ def collect(course: Course, names: Collection[str]) -> tuple[list[Submission], d
     found: list[Submission] = []
     strays: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for place in _places(course.folder):
-        student = one_form(place.name)
+    for place in _student_folders(course.folder):
+        student = normalized(place.name)
         if student in seen:
             strays.setdefault(student, []).append(
                 "two folders have this name, in two Unicode forms; one was not opened"
@@ -160,7 +171,7 @@ def grade_id(cell: NotebookNode) -> str:
     return name if isinstance(name, str) else ""
 
 
-def written(
+def written_answers(
     notebook: NotebookNode,
     titles: Mapping[str, str],
     by_hand: Collection[str],
@@ -226,7 +237,9 @@ def make_task(problem_set: ProblemSet, notebook: NotebookNode) -> tuple[dict[str
     stands = {cell.source.strip() for cell in problem_set.released.cells}
     titles = {part.id: part.title for part in problem_set.parts}
     by_hand = [part.id for part in problem_set.parts if part.by_hand]
-    texts = written(notebook, titles, by_hand, lambda cell: cell.source.strip() in stands or is_text_as_released(cell))
+    texts = written_answers(
+        notebook, titles, by_hand, lambda cell: cell.source.strip() in stands or is_text_as_released(cell)
+    )
     return {"cells": cells, "cell_seconds": CELL_SECONDS}, texts
 
 
@@ -242,8 +255,15 @@ def run_task(task: dict[str, Any], files: Mapping[str, bytes], tool: str, limits
             (folder / SETTINGS).mkdir()
             (folder / SETTINGS / fonts.name).write_bytes(fonts.read_bytes())
         command = [sys.executable, "-m", "ncclass.runner", "task.json", "answers.json"]
-        environment = {"MPLBACKEND": "Agg", "MPLCONFIGDIR": SETTINGS, "IPYTHONDIR": "/tmp"}
-        ended = isolation.run(command, folder, limits=limits, sandbox=tool, env=environment)
+        environment = {
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(str(package.parent) for package in PACKAGES)),
+            "MPLBACKEND": "Agg",
+            "MPLCONFIGDIR": SETTINGS,
+            "IPYTHONDIR": "/tmp",
+        }
+        ended = isolation.run(
+            command, folder, readable=PACKAGES, private=PRIVATE, limits=limits, sandbox=tool, env=environment
+        )
         answers = _read_answers(folder / "answers.json")
     status = ended.status
     if status in ("done", "failed"):
@@ -262,9 +282,9 @@ def _known_fonts() -> Path:
 
 
 def _read_answers(path: Path) -> str:
-    """What a stranger's process has written, if it is short enough and JSON in ASCII, as the runner writes it.
+    """What the process of a submission has written, if it is short enough and JSON in ASCII, as the runner writes it.
 
-    It is looked at when it is judged. Anything else would only take room, and more of it in a record than it had.
+    Its contents are checked when it is judged. Anything else is not kept: in a record it would take six times its size.
     """
     try:
         text = read_regular(path, ANSWERS).decode("ascii")
@@ -274,7 +294,7 @@ def _read_answers(path: Path) -> str:
 
 
 def parse_answers(text: str) -> dict[str, Any]:
-    """What a stranger handed over, by cell; empty if it is not even that."""
+    """What a submission handed over, by cell; empty if it is no JSON object."""
     try:
         answers = json.loads(text)
     except (ValueError, RecursionError):
@@ -296,8 +316,8 @@ def _blank(problem_set: ProblemSet, submission: Submission) -> Record:
     }
 
 
-def lost(problem_set: ProblemSet, submission: Submission, error: Exception) -> Record:
-    """The record of a submission that grading itself has stumbled over; nothing in it comes from there."""
+def failed_record(problem_set: ProblemSet, submission: Submission, error: Exception) -> Record:
+    """The record of a submission on which grading itself failed; nothing in it comes from the submission."""
     note = f"grading it failed ({type(error).__name__}); it is tried again with the next grading"
     return _blank(problem_set, submission) | {"status": "not run", "note": note}
 
@@ -326,7 +346,7 @@ def run_submission(problem_set: ProblemSet, submission: Submission, tool: str, l
 
 
 def fingerprint(submission: Submission) -> str:
-    """Changes where a student hands in something else."""
+    """Hash of what was handed in."""
     if submission.path is None or submission.problem:
         return digest(submission.problem)
     try:
@@ -344,11 +364,16 @@ def read_result(path: Path) -> Record | None:
     return record if isinstance(record, dict) and record.get("format") == FORMAT and "judged" in record else None
 
 
-def keep(course: Course, record: Record) -> None:
+def write_result(course: Course, record: Record) -> None:
     """Write a judged record, whole or not at all."""
-    path = course.result(record["student"], record["set"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    # In ASCII: a stranger's text may hold what UTF-8 cannot.
-    partial.write_text(json.dumps(record, indent=1), encoding="ascii")
-    partial.replace(path)
+    # In ASCII: what a submission has written may hold what UTF-8 cannot.
+    write(course.result(record["student"], record["set"]), json.dumps(record, indent=1))
+
+
+def keep_copy(course: Course, name: str) -> str:
+    """Keep a file of the course as it is now; returns the name of the copy, with the date, below the course folder."""
+    path = Path(name)
+    copy = f"earlier/{path.stem}-{datetime.now():%Y-%m-%d-%H%M%S-%f}{path.suffix}"
+    with replacing(course.folder / copy) as part:
+        shutil.copyfile(course.folder / name, part)
+    return copy

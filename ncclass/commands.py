@@ -7,22 +7,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ncpress.execution import ONE_THREAD
 from ncpress.project import PressError, Project
+from ncutil.ground.files import cores, lock
 
 if TYPE_CHECKING:
     from ncclass.collection import Course, Record
-    from ncclass.entered import Entered
-    from ncclass.gradebook import Grade
+    from ncclass.gradebook import ByHand, Grade
     from ncclass.problem_sets import ProblemSet
     from ncclass.submissions import Submission
 
@@ -53,7 +52,7 @@ def release(folder: Path, seed: int | None) -> None:
     from ncpress import assignments
 
     project = Project.find()
-    seed = student_kit.settle_seed(folder, seed, assignments.names(project))
+    seed = student_kit.course_seed(folder, seed, assignments.names(project))
     sets = _read_sets(project, assignments.names(project), seed)
     drawn = {}
     with _progress(len(sets), "set") as step:
@@ -118,13 +117,9 @@ def _progress(total: int, unit: str) -> Iterator[Callable[[str], None]]:
         yield step
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @classroom.command(epilog="Example: ncutil class grade ../ml-2027 --jobs 2")
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.option("--jobs", type=click.IntRange(min=1), default=_cores, show_default="cores", help="Submissions at once.")
+@click.option("--jobs", type=click.IntRange(min=1), default=cores, show_default="cores", help="Submissions at once.")
 @click.option(
     "--regrade",
     is_flag=True,
@@ -139,7 +134,7 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
     a cell of it was stopped because it took too long, or if a notebook or anything else was not opened.
     """
     _refuse_windows()
-    from ncclass import collection, entered
+    from ncclass import collection, gradebook, marks
     from ncclass.submissions import printable
     from ncpress import assignments
 
@@ -152,13 +147,14 @@ def grade(folder: Path, jobs: int, regrade: bool, unsafe_no_sandbox: bool) -> No
         if unknown := course.due.keys() - set(known):
             raise PressError(f"course.yml: no problem set {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         sets = {item.name: item for item in _read_sets(project, sorted(used), course.seed)}
-        points = {name: {part.id: part.points for part in item.parts} for name, item in sets.items()}
-        # What is wrong in it is said before anything runs.
-        entered.read(course, points)
-        records = _bring_up_to_date(course, sets, submissions, jobs, regrade, unsafe_no_sandbox)
-        by_hand, lines = entered.read(course, points)
+        by_hand, lines = marks.import_table(course, sets, submissions)
         for line in lines:
             click.secho(printable(line), fg="yellow")
+        records = _bring_up_to_date(course, sets, submissions, jobs, regrade, unsafe_no_sandbox)
+        # While submissions ran, somebody may have entered something in the gradebook.
+        for who, now in gradebook.read(course, sets).items():
+            own = by_hand.setdefault(who, now)
+            own.marks, own.extra, own.extension = own.marks | now.marks, now.extra, now.extension
         grades = _grades(course, sets, submissions, records, by_hand)
         waiting = _write(course, list(sets.values()), grades, strays)
     _summary(course, grades, waiting, strays)
@@ -169,17 +165,16 @@ def _grades(
     sets: "dict[str, ProblemSet]",
     submissions: "list[Submission]",
     records: "dict[tuple[str, str], Record]",
-    entered: "dict[tuple[str, str], Entered]",
+    by_hand: "dict[tuple[str, str], ByHand]",
 ) -> "list[Grade]":
     """What there is to say of every student and set."""
-    from ncclass.entered import Entered
-    from ncclass.gradebook import Grade
+    from ncclass.gradebook import ByHand, Grade
 
     came = {(one.student, one.name): one for one in submissions}
     grades = []
     for who in itertools.product(course.roster, sets):
         student, name = who
-        own, submission = entered.get(who, Entered()), came.get(who)
+        submission = came.get(who)
         grade = Grade(
             student=student,
             name=course.roster[student],
@@ -187,10 +182,8 @@ def _grades(
             record=records.get(who),
             handed_in=submission.handed_in if submission else None,
             due=course.due.get(name),
-            marks=own.marks,
+            by_hand=by_hand.get(who, ByHand()),
             beside=submission.beside if submission else "",
-            extra=own.extra,
-            extension=own.extension,
         )
         grades.append(grade)
     return grades
@@ -209,16 +202,13 @@ def _read_sets(project: Project, names: Sequence[str], seed: int) -> "list[Probl
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        # A program that a killed command was just starting holds the lock until it has begun.
-        lock.acquire(timeout=2)
-    except Timeout:
-        raise PressError(f"another command is grading {folder}") from None
-    try:
+    with ExitStack() as held:
+        try:
+            # A program that a killed command was just starting holds the lock until it has begun.
+            held.enter_context(lock(folder / ".lock", wait=2))
+        except TimeoutError:
+            raise PressError(f"another command is grading {folder}") from None
         yield
-    finally:
-        lock.release()
 
 
 def _bring_up_to_date(
@@ -237,8 +227,8 @@ def _bring_up_to_date(
     waiting, judged, outdated = [], 0, 0
     other_parts: set[str] = set()
 
-    def settle(one: "Submission", outcome: "Callable[[], Record]") -> None:
-        """Judge a submission and keep its record; whatever goes wrong costs this one its turn, and no other."""
+    def judge_and_keep(one: "Submission", outcome: "Callable[[], Record]") -> None:
+        """Judge a submission and keep its record; an error here concerns this submission alone."""
         item = sets[one.name]
         try:
             record = outcome()
@@ -248,10 +238,10 @@ def _bring_up_to_date(
                 "remark": grading.remark(item, record),
                 "timed_out": grading.timed_out(item, record),
             }
-            collection.keep(course, record)
+            collection.write_result(course, record)
         except Exception as error:
             # Not kept: the next grading tries it again.
-            record = collection.lost(item, one, error)
+            record = collection.failed_record(item, one, error)
             judged = grading.judge(item, record)
             record |= {"judge_key": item.judge_key, "judged": judged, "remark": "", "timed_out": []}
         records[one.student, one.name] = record
@@ -264,7 +254,7 @@ def _bring_up_to_date(
         elif record["judge_key"] == item.judge_key:
             records[submission.student, submission.name] = record
         elif regrade:
-            settle(submission, partial(dict, record))
+            judge_and_keep(submission, partial(dict, record))
             judged += 1
         elif record["judged"].keys() != {part.id for part in item.parts}:
             other_parts.add(item.name)
@@ -287,10 +277,15 @@ def _bring_up_to_date(
     try:
         tool = isolation.NONE
         if not unsafe:
-            isolation.keep_private(course.folder)
+            private = (course.folder, Path(os.path.expanduser("~")), *collection.PRIVATE)
+            isolation.keep_private(private, collection.PACKAGES)
             tool = isolation.find_sandbox()
     except isolation.NoSandboxError as error:
-        raise PressError(str(error)) from None
+        raise PressError(
+            "a submission is a program that nobody has checked, and it must not reach the other submissions, the "
+            f"solutions or your files. {error}. If you trust every submission as your own program, say so with "
+            "--unsafe-no-sandbox"
+        ) from None
     pool = ThreadPoolExecutor(jobs)
     try:
         futures = {
@@ -299,7 +294,7 @@ def _bring_up_to_date(
         with _progress(len(waiting), "submission") as step:
             for future in as_completed(futures):
                 one = futures[future]
-                settle(one, future.result)
+                judge_and_keep(one, future.result)
                 step(f"{one.student}, {one.name}")
     except KeyboardInterrupt:
         click.echo("\ninterrupted; what was graded is kept", err=True)
@@ -321,16 +316,16 @@ def _has_to_run(record: "Record", submission: "Submission", item: "ProblemSet", 
 
 def _write(course: "Course", sets: "list[ProblemSet]", grades: "list[Grade]", strays: dict[str, list[str]]) -> int:
     """Write everything that a teacher and the students read; returns how many parts wait for a mark."""
-    from ncclass import entered, gradebook, reports
+    from ncclass import gradebook, marks, reports
 
-    gradebook.write_gradebook(course, sets, grades)
-    entered.keep(course, grades)
+    for line in gradebook.write_gradebook(course, sets, grades):
+        click.secho(line, fg="yellow")
     gradebook.write_grades(course, grades)
     for student in course.roster:
         own = [grade for grade in grades if grade.student == student]
         reports.write_feedback(course, student, own, strays.get(student, []))
     reports.write_report(course, sets, grades, strays)
-    return gradebook.write_marks(course, grades)
+    return marks.write_marks(course, grades)
 
 
 def _summary(course: "Course", grades: "list[Grade]", waiting: int, strays: dict[str, list[str]]) -> None:

@@ -1,34 +1,57 @@
-"""The record: nbgrader's gradebook, a table of grades, and the table in which a teacher marks by hand.
+"""The record: nbgrader's gradebook, and `grades.csv`, a table for reading.
 
-All three are written from the kept results each time, so that what was killed on the way is whole after the next run.
+What a program computes is written from the kept results each time, so that a grading that was killed is whole after the
+next one. What people enter (marks, extra credit, extensions) is kept in the gradebook alone.
 """
 
-import csv
-import io
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from ncclass.collection import Course, Record, one_form
-from ncclass.problem_sets import ProblemSet
+from ncclass.collection import Course, Record, keep_copy
+from ncclass.problem_sets import ProblemSet, role
+from ncclass.tables import write_table
 from ncpress.project import PressError
 
-MARKS = ("student", "set", "part", "points", "of", "comment", "submission")
 ROW = ("student", "name", "set", "score", "of", "extra", "to_mark")
 GRADES = (*ROW, "status", "late", "handed_in", "out_of_time", "note")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+Who = tuple[str, str]
+"""A student and a set."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a teacher entered for a part of one submission; without points it only is a comment."""
+    """What a teacher has entered for a part of a submission; without points it is only a comment.
 
-    points: float | None
-    comment: str
-    submission: str
+    >>> print(Mark(3.5, "Well put"), "|", Mark())
+    3.5 points and 'Well put' | no points
+    """
+
+    points: float | None = None
+    comment: str = ""
+
+    def __str__(self) -> str:
+        points = "no" if self.points is None else f"{self.points:g}"
+        return f"{points} points" + (f" and {self.comment!r}" if self.comment else "")
+
+
+NO_MARK = Mark()
+
+
+@dataclass
+class ByHand:
+    """What people have entered for one student and set: marks and extra credit by part, and an extension."""
+
+    marks: dict[str, Mark] = field(default_factory=dict)
+    extra: dict[str, float] = field(default_factory=dict)
+    extension: timedelta = timedelta(0)
+
+    def __bool__(self) -> bool:
+        return any((any(mark != NO_MARK for mark in self.marks.values()), self.extra, self.extension))
 
 
 @dataclass(frozen=True)
@@ -36,8 +59,8 @@ class Grade:
     """One student and one set: `scores` by part, None where a teacher has to mark; nothing handed in has no record.
 
     due : of the set, to which this student's extension comes
+    by_hand : what people have entered, for what is handed in now
     beside : what was handed in as well and was not opened
-    extra : extra credit by part, which nbgrader's gradebook alone has a place for
     """
 
     student: str
@@ -46,34 +69,30 @@ class Grade:
     record: Record | None
     handed_in: datetime | None
     due: datetime | None
-    marks: Mapping[str, Mark]
+    by_hand: ByHand = field(default_factory=ByHand)
     beside: str = ""
-    extra: Mapping[str, float] = field(default_factory=dict)
-    extension: timedelta = timedelta(0)
+
+    @property
+    def marks(self) -> dict[str, Mark]:
+        return self.by_hand.marks
 
     @property
     def scores(self) -> dict[str, float | None]:
         if self.record is None:
             return {}
-        scores = {part: judged["score"] for part, judged in self.record["judged"].items()}
-        return scores | {part: mark.points for part, mark in self.current.items() if self.is_overruled(part)}
-
-    @property
-    def current(self) -> dict[str, Mark]:
-        """Marks of what is handed in now: not those of an earlier submission."""
-        submission = self.record["submission"] if self.record else ""
-        return {part: mark for part, mark in self.marks.items() if mark.submission in ("", submission)}
+        judged = self.record["judged"]
+        return {part: self.marks[part].points if self.is_overruled(part) else judged[part]["score"] for part in judged}
 
     def is_overruled(self, part: str) -> bool:
         """Whether a teacher has given the points of a part."""
-        return part in self.current and self.current[part].points is not None
+        return self.marks.get(part, NO_MARK).points is not None
 
     @property
     def score(self) -> float | None:
         """Points so far, with extra credit; None where nothing was handed in."""
         if self.record is None:
             return None
-        return sum(points or 0.0 for points in self.scores.values()) + sum(self.extra.values())
+        return sum(points or 0.0 for points in self.scores.values()) + sum(self.by_hand.extra.values())
 
     @property
     def to_mark(self) -> list[str]:
@@ -107,109 +126,8 @@ class Grade:
             return ""
         if self.handed_in is None:
             return "unknown"
-        hours = (self.handed_in - self.due - self.extension).total_seconds() / 3600
+        hours = (self.handed_in - self.due - self.by_hand.extension).total_seconds() / 3600
         return f"{hours:.1f} h" if hours > 0 else ""
-
-
-def cell(value: Any) -> str:
-    """A value for a table that spreadsheets open: text that would be a formula gets an apostrophe.
-
-    So does text that looks as if it had got one, so that `_bare` gives each back as it was.
-
-    >>> cell("=1+1"), cell("'=1+1"), cell(-0.5)
-    ("'=1+1", "''=1+1", '-0.5')
-    """
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = str(value).encode("utf-8", "replace").decode()
-    return f"'{text}" if _is_formula(text) else text
-
-
-def _is_formula(text: str) -> bool:
-    """Whether a spreadsheet may take a text, without the apostrophes before it, for a formula.
-
-    Some do not look at what nobody sees before one.
-    """
-    text = text.lstrip("'")
-    seen = next((number for number, sign in enumerate(text) if sign.isprintable() and sign != " "), len(text))
-    return text.startswith(FORMULA) or text[seen:].startswith(FORMULA)
-
-
-def _bare(text: str) -> str:
-    return text[1:] if text.startswith("'") and _is_formula(text) else text
-
-
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write CSV so that a reader sees either the old file or the whole new one."""
-    text = io.StringIO()
-    # In quotes, a cell stays one cell also for a program that separates by semicolons.
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(columns)
-    writer.writerows([[cell(value) for value in row] for row in rows])
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
-
-
-def read_marks(course: Course, sets: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], dict[str, Mark]]:
-    """What the teacher has entered in `manual.csv`, by student and set; `sets` has the points of each part."""
-    path, found = course.folder / "manual.csv", dict[tuple[str, str], dict[str, Mark]]()
-    if not path.is_file():
-        return found
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # Spreadsheets of many languages write semicolons.
-        semicolons = ";" in file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=";" if semicolons else ",")
-        if missing := set(MARKS) - set(reader.fieldnames or ()):
-            raise PressError(f"{path}: the columns {', '.join(sorted(missing))} are missing")
-        for number, row in enumerate(reader, 2):
-            student, name, part = (_bare((row[column] or "").strip()) for column in ("student", "set", "part"))
-            student = one_form(student)
-            given = (row["points"] or "").strip().replace(",", ".")
-            where = f"{path}, line {number}"
-            comment = _bare((row["comment"] or "").strip())
-            if not given and not comment:
-                continue
-            if name not in sets or part not in sets[name]:
-                raise PressError(f"{where}: no part {part!r} of {name!r}")
-            if student not in course.roster:
-                raise PressError(f"{where}: no student {student!r}")
-            most = sets[name][part]
-            try:
-                points = float(given) if given else None
-            except ValueError:
-                points = float("nan")
-            if points is not None and not 0 <= points <= most:
-                raise PressError(f"{where}: {given!r} is not a number of points from 0 to {most:g}")
-            mark = Mark(points, comment, (row["submission"] or "").strip())
-            found.setdefault((student, name), {})[part] = mark
-    return found
-
-
-def write_marks(course: Course, grades: Iterable[Grade]) -> int:
-    """Write `manual.csv` anew, with what was entered and a row for every part that waits; returns how many wait.
-
-    A mark for an earlier submission becomes a remark: what is handed in now has to be looked at.
-    """
-    rows, waiting = [], 0
-    for grade in grades:
-        waiting += len(grade.to_mark)
-        for part in grade.problem_set.parts:
-            mark = grade.marks.get(part.id)
-            if mark is None and part.id not in grade.to_mark:
-                continue
-            points: float | None = None
-            comment, submission = "", grade.record["submission"] if grade.record else ""
-            if mark:
-                points, comment = mark.points, mark.comment
-                if grade.record and part.id not in grade.current:
-                    earlier = "" if points is None else f"[{points:g} for an earlier submission] "
-                    points, comment = None, earlier + comment
-            shown = "" if points is None else points
-            rows.append((grade.student, grade.problem_set.name, part.id, shown, part.points, comment, submission))
-    write_table(course.folder / "manual.csv", MARKS, rows)
-    return waiting
 
 
 def write_grades(course: Course, grades: Iterable[Grade]) -> None:
@@ -224,7 +142,7 @@ def write_grades(course: Course, grades: Iterable[Grade]) -> None:
                 grade.problem_set.name,
                 "" if grade.score is None else grade.score,
                 grade.problem_set.points,
-                sum(grade.extra.values()),
+                sum(grade.by_hand.extra.values()),
                 sum(waiting.values()),
                 grade.status,
                 grade.late,
@@ -241,13 +159,84 @@ def url(course: Course) -> str:
     return f"sqlite:///{course.folder / 'gradebook.db'}"
 
 
-def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable[Grade]) -> None:
-    """Bring nbgrader's gradebook up to date; what people have entered in it has to be in the grades already."""
+def _cells(problem_set: ProblemSet) -> dict[str, str]:
+    """The cell for a solution of each part: nbgrader keeps comments with these, and points with the cells of parts."""
+    found, last = {}, ""
+    for cell in problem_set.source.cells:
+        last = cell.metadata.nbgrader.grade_id if role(cell) in ("solution", "by hand") else last
+        if role(cell) in ("tests", "by hand"):
+            found[cell.metadata.nbgrader.grade_id] = last
+    return found
+
+
+def read(course: Course, sets: Mapping[str, ProblemSet]) -> dict[Who, ByHand]:
+    """What people have entered in the gradebook for these sets; PressError if it is none, or has impossible points."""
+    from nbgrader.api import Gradebook
+    from sqlalchemy.exc import DatabaseError
+
+    path, found = course.folder / "gradebook.db", dict[Who, ByHand]()
+    if not path.is_file():
+        return found
+    try:
+        with Gradebook(url(course)) as book:
+            for name in sorted({assignment.name for assignment in book.assignments} & sets.keys()):
+                for submission in book.assignment_submissions(name):
+                    found[submission.student.id, name] = _by_hand(submission, sets[name])
+    except DatabaseError as error:
+        raise PressError(f"{path} cannot be read as nbgrader's gradebook: {error.orig}") from None
+    for (student, name), by_hand in found.items():
+        for part in sets[name].parts:
+            points = by_hand.marks.get(part.id, NO_MARK).points
+            if points is not None and not 0 <= points <= part.points:
+                raise PressError(
+                    f"{path}: {student}, {name}, {part.id}: {points:g} is not a number of points from 0 to "
+                    f"{part.points:g}; what is given beyond them is extra credit"
+                )
+    return found
+
+
+def _by_hand(submission: Any, problem_set: ProblemSet) -> ByHand:
+    """What a submission has in nbgrader's gradebook that no program computes."""
+    found, cells = ByHand(extension=submission.extension or timedelta(0)), _cells(problem_set)
+    for notebook in submission.notebooks:
+        comments = {comment.name: (comment.manual_comment or "").strip() for comment in notebook.comments}
+        for entry in (entry for entry in notebook.grades if entry.name in cells):
+            found.marks[entry.name] = Mark(entry.manual_score, comments.get(cells[entry.name], ""))
+            if entry.extra_credit:
+                found.extra[entry.name] = float(entry.extra_credit)
+    return found
+
+
+def enter(course: Course, sets: Mapping[str, ProblemSet], by_hand: Mapping[Who, ByHand]) -> None:
+    """Enter marks for submissions that the gradebook has already; `write_gradebook` does it for new ones."""
+    from nbgrader.api import Gradebook, MissingEntry
+
+    if not (course.folder / "gradebook.db").is_file():
+        return
+    with Gradebook(url(course)) as book:
+        for (student, name), own in by_hand.items():
+            with suppress(MissingEntry):
+                _enter_marks(book.find_submission(name, student), sets[name], own.marks)
+        book.db.commit()
+
+
+def _enter_marks(submission: Any, problem_set: ProblemSet, marks: Mapping[str, Mark]) -> None:
+    by_cell = {cell: marks.get(part, NO_MARK) for part, cell in _cells(problem_set).items()}
+    for notebook in submission.notebooks:
+        for entry in notebook.grades:
+            entry.manual_score = marks.get(entry.name, NO_MARK).points
+        for comment in notebook.comments:
+            if comment.name in by_cell:
+                comment.manual_comment = by_cell[comment.name].comment or None
+
+
+def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable[Grade]) -> list[str]:
+    """Bring nbgrader's gradebook up to date with the grades; returns lines that say which sets it has anew."""
     from nbgrader.api import Gradebook
     from nbgrader.preprocessors import SaveCells
     from sqlalchemy.exc import SAWarning
 
-    sets = list(sets)
+    sets, lines = list(sets), []
     with Gradebook(url(course)) as book:
         for problem_set in sets:
             due = course.due.get(problem_set.name)
@@ -259,53 +248,36 @@ def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable
         try:
             SaveCells().preprocess(problem_set.source, resources)
         except RuntimeError:
-            raise PressError(
-                f"{problem_set.name} has gained or lost graded cells since submissions to it were graded, and "
-                f"nbgrader keeps those apart: move {course.folder / 'gradebook.db'} away to have it written anew"
-            ) from None
+            # nbgrader changes no cells of a set that has submissions.
+            copy = keep_copy(course, "gradebook.db")
+            lines.append(f"{problem_set.name} has other cells than before; the gradebook that had those: {copy}")
+            with Gradebook(url(course)) as book:
+                for old in book.assignment_submissions(problem_set.name):
+                    book.remove_submission(problem_set.name, old.student.id)
+            SaveCells().preprocess(problem_set.source, resources)
     with Gradebook(url(course)) as book, warnings.catch_warnings():
         # nbgrader's own way of adding a submission makes SQLAlchemy wonder.
         warnings.simplefilter("ignore", SAWarning)
-        # nbgrader keeps an extension with a submission, also where nothing was handed in yet.
-        kept = {(grade.problem_set.name, grade.student): grade for grade in grades if grade.record or grade.extension}
+        # nbgrader keeps what people enter with a submission, also where nothing was handed in yet.
+        kept = {(grade.student, grade.problem_set.name): grade for grade in grades if grade.record or grade.by_hand}
         for problem_set in sets:
             for old in book.assignment_submissions(problem_set.name):
-                who = problem_set.name, old.student.id
-                if who not in kept and (who[1] in course.roster or not any(by_hand(old))):
-                    book.remove_submission(*who)
-        for (name, student), grade in kept.items():
-            _enter(book, name, student, grade)
+                who = old.student.id, problem_set.name
+                if who not in kept and not _by_hand(old, problem_set):
+                    book.remove_submission(problem_set.name, who[0])
+        for grade in kept.values():
+            _enter(book, grade)
         book.db.commit()
+    return lines
 
 
-def by_hand(submission: Any) -> tuple[dict[str, Mark], dict[str, float], timedelta]:
-    """What a submission has in nbgrader's gradebook that no program computes: marks, extra credit, an extension."""
-    marks: dict[str, Mark] = {}
-    extra: dict[str, float] = {}
-    for notebook in submission.notebooks:
-        comments = {comment.name: (comment.manual_comment or "").strip() for comment in notebook.comments}
-        for entry in notebook.grades:
-            comment = comments.get(entry.name, "")
-            if entry.manual_score is not None or comment:
-                marks[entry.name] = Mark(entry.manual_score, comment, "")
-            if entry.extra_credit:
-                extra[entry.name] = float(entry.extra_credit)
-    return marks, extra, submission.extension or timedelta(0)
-
-
-def _enter(book: Any, name: str, student: str, grade: Grade) -> None:
-    handed_in = grade.handed_in.replace(tzinfo=None) if grade.handed_in else None
-    submission = book.update_or_create_submission(name, student)
-    submission.timestamp = handed_in
-    submission.extension = grade.extension or None
+def _enter(book: Any, grade: Grade) -> None:
+    submission = book.update_or_create_submission(grade.problem_set.name, grade.student)
+    submission.timestamp = grade.handed_in.replace(tzinfo=None) if grade.handed_in else None
+    submission.extension = grade.by_hand.extension or None
     judged = grade.record["judged"] if grade.record else {}
-    current = grade.current if grade.record else {}
     for entry in (entry for notebook in submission.notebooks for entry in notebook.grades):
-        mark = current.get(entry.name)
         entry.auto_score = judged[entry.name]["score"] if judged else None
-        entry.extra_credit = grade.extra.get(entry.name)
-        entry.manual_score = mark.points if mark else None
+        entry.extra_credit = grade.by_hand.extra.get(entry.name)
         entry.needs_manual_grade = entry.name in grade.to_mark
-    for comment in (comment for notebook in submission.notebooks for comment in notebook.comments):
-        mark = current.get(comment.name)
-        comment.manual_comment = mark.comment if mark else None
+    _enter_marks(submission, grade.problem_set, grade.marks)

@@ -1,4 +1,4 @@
-"""From what a submission handed over to points: nothing here runs a line of it."""
+"""Points for what a submission handed over; nothing here runs any of its code."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from ncclass.answers import Ask, decode
 from ncclass.collection import Record, grade_id, parse_answers
-from ncclass.problem_sets import Part, ProblemSet, beginning, role
+from ncclass.problem_sets import Part, ProblemSet, first_line, role
 from ncclass.runner import LONGEST
 from ncclass.submissions import printable
 
@@ -25,13 +25,13 @@ def judge(problem_set: ProblemSet, record: Record) -> dict[str, Any]:
 
 
 def remark(problem_set: ProblemSet, record: Record) -> str:
-    """Which given cell failed, if one did: something that the submission did has got in its way."""
+    """Which given cell failed, if one did, because of something that the submission did before it."""
     answers = parse_answers(record["answers"])
     for cell in problem_set.source.cells:
         name = cell.metadata.nbgrader.grade_id if role(cell) == "given" else ""
         found = answers.get(name)
         if isinstance(found, dict) and found.get("error") is not None:
-            return f"a given cell failed (`{beginning(cell.source)}`: {_text(found['error'])})"
+            return f"a given cell failed (`{first_line(cell.source)}`: {_text(found['error'])})"
     return ""
 
 
@@ -78,7 +78,7 @@ def _check(ask: Ask, item: Any) -> dict[str, Any]:
     if not isinstance(item.get("values"), list):
         return check | {"given": _text(item.get("error", ""))}
     try:
-        # Who hands over has looked at the length as well, but a submission need not hand over what that has written.
+        # The runner checks the length too, but a submission can write the file itself.
         if len(json.dumps(item["values"])) > LONGEST:
             return check | {"given": f"more than {LONGEST} characters as JSON"}
         values = decode(item["values"])
@@ -111,7 +111,7 @@ def _written(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A stranger's message, which need not be one."""
+    """A message that a submission handed over, which need not be text."""
     return printable(value[:SHOWN]) if isinstance(value, str) else "something that is not text"
 
 

@@ -32,7 +32,7 @@ PICTURES = 2**31 + 4
 """The seed of the pictures in hints, beyond those of classes: a picture of a class's own numbers would show answers."""
 
 SHORT = 12
-"""Lines of a solution with fewer characters say nothing: `x = 1` may stand anywhere."""
+"""Lines of a solution with fewer characters, such as `x = 1`, may also stand where no solution is."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_set(project: Project, name: str, seed: int) -> ProblemSet:
     source = chapter.with_parameters({"seed": seed})
     for cell in source.cells:
         _complete(cell)
-    _tell_twins_apart(source)
+    _number_duplicates(source)
     asks, written = _run(name, source)
     files = {file: content for file, content in written.items() if not _is_picture(file)}
     parts = tuple(_parts(name, source, asks))
@@ -155,7 +155,7 @@ def _complete(cell: NotebookNode) -> None:
     )
 
 
-def _tell_twins_apart(source: NotebookNode) -> None:
+def _number_duplicates(source: NotebookNode) -> None:
     """Two given cells with the same content get different names."""
     seen = Counter[str]()
     for cell in source.cells:
@@ -182,7 +182,7 @@ def _contents(notebook: NotebookNode) -> list[str]:
     return [str((cell.metadata.nbgrader.grade_id, cell.source)) for cell in cells]
 
 
-def beginning(source: str) -> str:
+def first_line(source: str) -> str:
     """The first line of a cell, which tells its reader which one is meant."""
     return (source.strip().splitlines() or ["nothing"])[0]
 
@@ -235,7 +235,7 @@ def _run_cells(name: str, source: NotebookNode) -> dict[str, list[Ask]]:
 
 
 def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Iterator[Part]:
-    titles = list(headings(source))
+    titles, roles = list(headings(source)), [role(cell) for cell in source.cells]
     for number, cell in enumerate(source.cells):
         if role(cell) not in ("tests", "by hand"):
             continue
@@ -244,6 +244,11 @@ def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Itera
         if role(cell) == "tests" and sum(ask.points for ask in asked) != points:
             given = ", ".join(f"{ask.points:g}" for ask in asked) or "nothing"
             raise PressError(f"{name}, {part}: what is asked has to add up to its {points:g} points; it gives {given}")
+        if role(cell) == "tests" and "solution" not in roles[: roles.index("tests")]:
+            raise PressError(
+                f"{name}, {part}: there is no cell for a solution before it, to which remarks could belong"
+            )
+        roles = roles[roles.index(role(cell)) + 1 :]
         yield Part(part, [title for at, title in titles if at < number][-1], points, asked)
 
 

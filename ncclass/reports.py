@@ -14,12 +14,13 @@ from ncclass import collection
 from ncclass.collection import Course
 from ncclass.gradebook import Grade
 from ncclass.problem_sets import Part, ProblemSet, rubric
+from ncutil.ground.files import write
 
 LONGEST = 20_000
 """Characters of a written answer that the class report shows."""
 
 
-def _render(template: str, **values: Any) -> str:
+def _write(path: Path, template: str, **values: Any) -> Path:
     pages = Environment(
         loader=PackageLoader("ncclass", "."),
         autoescape=True,
@@ -27,51 +28,37 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return pages.get_template(template).render(**values)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(path)
+    write(path, pages.get_template(template).render(**values).encode("utf-8", "replace"))
+    return path
 
 
 def write_feedback(course: Course, student: str, grades: Sequence[Grade], strays: Sequence[str]) -> Path:
     """The page of one student: every set, every check, what was given, and never what was expected."""
-    path = course.folder / "feedback" / student / "feedback.html"
-    _write(
-        path,
-        _render(
-            "feedback.html.j2",
-            title=f"Feedback for {course.roster[student] or student}",
-            grades=grades,
-            strays=strays,
-            cell_seconds=collection.CELL_SECONDS,
-        ),
+    return _write(
+        course.folder / "feedback" / student / "feedback.html",
+        "feedback.html.j2",
+        title=f"Feedback for {course.roster[student] or student}",
+        grades=grades,
+        strays=strays,
+        cell_seconds=collection.CELL_SECONDS,
     )
-    return path
 
 
 def write_report(
     course: Course, sets: Iterable[ProblemSet], grades: Sequence[Grade], strays: Mapping[str, Sequence[str]]
 ) -> Path:
     """The page about the class: how the points are spread, which checks fail most, who needs attention."""
-    path = course.folder / "report.html"
     found = [_about(problem_set, [g for g in grades if g.problem_set is problem_set]) for problem_set in sets]
-    _write(
-        path,
-        _render(
-            "report.html.j2",
-            title="Class report",
-            seed=course.seed,
-            students=len(course.roster),
-            unlisted=course.unlisted,
-            sets=found,
-            strays=[f"{student}: {line}" for student, lines in strays.items() for line in lines],
-        ),
+    return _write(
+        course.folder / "report.html",
+        "report.html.j2",
+        title="Class report",
+        seed=course.seed,
+        students=len(course.roster),
+        unlisted=course.unlisted,
+        sets=found,
+        strays=[f"{student}: {line}" for student, lines in strays.items() for line in lines],
     )
-    return path
 
 
 def _about(problem_set: ProblemSet, grades: Sequence[Grade]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The process in which a submission runs: `python -m ncclass.runner TASK ANSWERS`.
 
-It executes cells, answers what is asked by name, and writes data. It is told no expected value, and nothing that it
-writes is a score, so there is nothing in it to be won. Answers are written out after every cell: a submission that
-ends its own process keeps what it had answered before.
+It executes cells, answers what is asked by name, and writes data. It gets no expected value and writes no score, so a
+submission that takes it over gains no points. Answers are written after every cell: a submission that ends its own
+process keeps what it had answered before.
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ncclass.answers import decode, encode
+from ncutil.ground.files import write
 
 LENGTH = 2000
 """Characters of an error message that are handed over."""
@@ -97,8 +98,8 @@ def _words(error: BaseException) -> str:
 def _time_limit(seconds: float, alarms: list[float]) -> Iterator[None]:
     """Interrupt what takes too long, so that the parts behind it are still run; the sandbox limits the whole.
 
-    The alarm is a TimeoutError. It may go off anywhere up to the moment that it is switched off, also between two
-    things that catch it, or in here: whoever uses this has to expect it.
+    The alarm is a TimeoutError. It may be raised anywhere until the alarm is switched off, also outside of the block's
+    own `try` or in here: every caller has to catch it around the `with`.
     """
 
     def late(*_: Any) -> None:
@@ -130,17 +131,12 @@ def make_shell() -> Any:
 
 
 def main() -> None:
-    """Read the task, then never again; write what was answered, whole or not at all."""
+    """Read the task once, run it, and write what was answered after every cell, whole or not at all."""
     task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     target = Path(sys.argv[2]).resolve()
     os.environ.setdefault("MPLBACKEND", "Agg")
 
-    def tell(answers: Answers) -> None:
-        partial = target.with_name(f".{target.name}.part")
-        partial.write_text(json.dumps(answers), encoding="utf-8", errors="backslashreplace")
-        partial.replace(target)
-
-    perform(task, make_shell(), tell)
+    perform(task, make_shell(), lambda answers: write(target, json.dumps(answers)))
     # Threads that a submission left running would keep the process; so might what it has put in place of its output.
     os._exit(0)
 

@@ -31,10 +31,11 @@ On Linux or macOS; on Windows in WSL (https://aka.ms/wsl). With conda: `conda en
 `conda activate ncnet-class`. With Python 3.11 or newer alone, in this folder:
 
     python3 -m venv .venv
-    .venv/bin/python -m pip install -c constraints.txt "./{wheel}[classroom]"
+    .venv/bin/python -m pip install -c constraints.txt {wheels}
     source .venv/bin/activate
 
-The last line is for every new terminal; without it write `.venv/bin/ncutil` and `.venv/bin/jupyter` below.
+The wheel `ncutil` has what notebooks import, `ncpress` brings the command `ncutil`. Type the last line in every new
+terminal, or write `.venv/bin/ncutil` and `.venv/bin/jupyter` below.
 
 On Linux, PyTorch comes with GPU libraries of several gigabytes. The small CPU build is enough; for it, set this first:
 
@@ -68,7 +69,7 @@ The `.ipynb` file, under its own name, and no other notebook beside it. Its numb
 """
 
 
-def settle_seed(folder: Path, seed: int | None, names: list[str]) -> int:
+def course_seed(folder: Path, seed: int | None, names: list[str]) -> int:
     """The seed of a class: the one it has, or the one given, or a new one, which `course.yml` then keeps."""
     path = folder / "course.yml"
     if path.is_file():
@@ -93,18 +94,20 @@ def write(project: Project, folder: Path, sets: list[ProblemSet], drawn: Mapping
         fresh.mkdir()
         for problem_set in sets:
             write_release(fresh, problem_set, drawn[problem_set.name])
-        build_wheel(project.root, fresh)
-        wheel = build_wheel(project.root / "ncpress", fresh)
+        wheels = [
+            f"./{build_wheel(project.root, fresh)}",
+            f"./{build_wheel(project.root / 'ncpress', fresh)}[classroom]",
+        ]
         shutil.copyfile(project.root / "constraints.txt", fresh / "constraints.txt")
         rows = [f"| {s.name} | {s.title} | {len(s.parts)} | {s.points:g} | {s.minutes} min |" for s in sets]
         table = "\n".join(["| set | title | parts | points | time |", "| --- | --- | --- | --- | --- |", *rows])
-        text = README.format(table=table, wheel=wheel, wall=LIMITS.wall // 60, cell=CELL_SECONDS)
+        quoted = " ".join(f'"{wheel}"' for wheel in wheels)
+        text = README.format(table=table, wheels=quoted, wall=LIMITS.wall // 60, cell=CELL_SECONDS)
         (fresh / "README.md").write_text(text, encoding="utf-8")
-        pip = ["-c constraints.txt", f"./{wheel}[classroom]"]
         environment = {
             "name": "ncnet-class",
             "channels": ["conda-forge"],
-            "dependencies": ["python=3.11", "pip", {"pip": pip}],
+            "dependencies": ["python=3.11", "pip", {"pip": ["-c constraints.txt", *wheels]}],
         }
         (fresh / "environment.yml").write_text(yaml.safe_dump(environment, sort_keys=False), encoding="utf-8")
         if folder.exists():

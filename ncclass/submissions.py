@@ -1,7 +1,7 @@
-"""What a student has handed in, read as what it may be: anything.
+"""What a student has handed in, read without trusting it.
 
-Only regular files are opened, none is read further than its bound, nothing is unpacked and no link is followed. What
-cannot be graded gets one line that says so, for student and teacher alike, and holds nobody else up.
+Only regular files are opened, none is read beyond its bound, nothing is unpacked and no link is followed. What cannot
+be graded gets one line that says so to student and teacher, and everyone else is graded as if it were not there.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ STRAYS = 10
 """Lines about what lies in a student's folder and is no submission."""
 
 WORDS = 200
-"""Characters of a stranger's names that a line repeats."""
+"""Characters of a file's name that a line repeats."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Submission:
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file of at most so many; ValueError says why not."""
     try:
-        # Opening a pipe would wait for somebody who writes.
+        # Without O_NONBLOCK, opening a pipe waits for a process that writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ValueError(f"the file cannot be read ({error.strerror})") from None

@@ -35,15 +35,17 @@ from ncclass import (
     checking,
     collection,
     commands,
-    entered,
     gradebook,
     grading,
+    marks,
     submissions,
+    tables,
 )
-from ncclass.problem_sets import beginning, rubric, secrets
+from ncclass.problem_sets import first_line, rubric, secrets
 from ncpress.__main__ import main
 from ncpress.assignments import table as overview
 from ncpress.project import PressError, Project
+from ncpress.wheels import build_wheel
 
 SET = "01-chsh"
 WRONG = [(part, change) for part, changes in answers(SET)["wrong"].items() for change in changes[:1]]
@@ -80,6 +82,29 @@ def hand_in(course: Path, student: str, notebook: Any, stamp: str = "", name: st
 
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def edit_table(course: Path, **entered: tuple[str, str]) -> None:
+    """Enter points and a comment in the rows of some students for the written part, as a spreadsheet would."""
+    path = course / "manual.csv"
+    rows = table(path)
+    for one in rows:
+        if one["part"] == "argue" and one["student"] in entered:
+            one["points"], one["comment"] = entered[one["student"]]
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, marks.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def marked(course: Path, student: str, part: str = "argue") -> tuple[str, str]:
+    """Points and comment of a part in the table."""
+    (found,) = (one for one in table(course / "manual.csv") if (one["student"], one["part"]) == (student, part))
+    return found["points"], found["comment"]
 
 
 def row(course: Path, student: str) -> dict[str, str]:
@@ -178,12 +203,12 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, fl
 
 
 @here
-def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_grades_have_expected_points(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, said = graded
     assert len(expected) == 12 + 1
     found = {row["student"]: row["score"] for row in table(course / "grades.csv")}
     assert found == {
-        gradebook.cell(student): "" if score is None else f"{score:g}" for student, score in expected.items()
+        tables.cell(student): "" if score is None else f"{score:g}" for student, score in expected.items()
     }, said
     book = contents(course)
     assert {student for _, student in book} == expected.keys() - {"missing"}
@@ -191,7 +216,7 @@ def test_everybody_has_the_points_that_are_due(graded: tuple[Path, dict[str, flo
 
 
 @here
-def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_grade_summary_and_exit_status(graded: tuple[Path, dict[str, float | None], str]) -> None:
     _, _, said = graded
     assert said.startswith("1\n")
     assert "12 handed in, 1 missing, 1 late, 10 parts to mark by hand" in said
@@ -203,7 +228,7 @@ def test_the_exit_status_and_the_summary_tell_the_truth(graded: tuple[Path, dict
 
 
 @here
-def test_who_is_not_in_the_list_is_graded_and_named(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_student_missing_from_list_is_graded_and_named(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, expected, said = graded
     unlisted = sorted(expected.keys() - {"ada", "missing"})
     assert f"graded, and not in students.csv: {', '.join(unlisted)}\n" in said
@@ -226,7 +251,7 @@ def test_late_missing_and_undated_work_is_shown(graded: tuple[Path, dict[str, fl
 
 
 @here
-def test_a_cell_that_never_ends_is_said_everywhere(graded: tuple[Path, dict[str, float | None], str]) -> None:
+def test_timeout_is_shown_in_report_feedback_and_table(graded: tuple[Path, dict[str, float | None], str]) -> None:
     course, _, _ = graded
     report = (course / "report.html").read_text()
     assert "loop: out of time in Part 3" in report.partition("<h3>Timeouts</h3>")[2].partition("</ul>")[0]
@@ -239,7 +264,7 @@ def test_a_cell_that_never_ends_is_said_everywhere(graded: tuple[Path, dict[str,
 
 
 @here
-def test_the_report_has_what_points_are_given_for_beside_the_answers(
+def test_report_has_rubric_beside_answers(
     graded: tuple[Path, dict[str, float | None], str],
 ) -> None:
     course, _, _ = graded
@@ -252,9 +277,7 @@ def test_the_report_has_what_points_are_given_for_beside_the_answers(
 
 
 @here
-def test_what_a_teacher_overrules_is_no_failing_check(
-    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
-) -> None:
+def test_overruled_part_is_no_failing_check(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     course = shutil.copytree(graded[0], tmp_path / "course")
 
     def failing() -> int:
@@ -287,12 +310,15 @@ def test_a_renamed_part_is_run_and_judged_again_on_demand(
     done = classroom("grade", str(course))
     assert (done.exit_code, done.stderr.count("\n")) == (1, 2), done.stderr
     assert f"{SET}: parts were added, renamed or taken away since submissions were graded; --regrade" in done.stderr
+    with open_book(course) as book:
+        enter(book, "ada", 3, "Yes")
     done = classroom("grade", str(course), "--regrade")
     assert "1 submissions: 1 to run" in done.stdout
-    assert "gradebook.db away to have it written anew" in done.stderr
-    (course / "gradebook.db").unlink()
-    assert classroom("grade", str(course)).exit_code == 0
-    assert row(course, "ada")["score"] == "26"
+    assert done.exit_code == 0
+    (copy,) = (course / "earlier").glob("gradebook-*.db")
+    assert f"{SET} has other cells than before; the gradebook that had those: earlier/{copy.name}" in done.stdout
+    assert row(course, "ada")["score"] == "29"
+    assert marked(course, "ada") == ("3", "Yes")
     assert ("honest-check", 5, None, False) in contents(course)[SET, "ada"][4]
 
 
@@ -315,7 +341,7 @@ def test_pages_hold_everything_and_run_nothing(graded: tuple[Path, dict[str, flo
 
 
 @here
-def test_feedback_says_what_failed_and_never_what_was_expected(
+def test_feedback_never_shows_expected_values(
     graded: tuple[Path, dict[str, float | None], str],
 ) -> None:
     course, _, _ = graded
@@ -343,24 +369,19 @@ def test_tables_run_no_formula(graded: tuple[Path, dict[str, float | None], str]
 @here
 def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     course = shutil.copytree(graded[0], tmp_path / "course")
-    marks = table(course / "manual.csv")
-    assert {mark["part"] for mark in marks} == {"argue"}
-    assert len(marks) == 10
-    lines = ["student,set,part,points,of,comment,submission"]
-    for mark in marks:
-        points, comment = {"ada": ("3.5", "A *fine* answer"), "sloppy": ("", "later")}.get(mark["student"], ("", ""))
-        lines.append(f"{mark['student']},{SET},argue,{points},4,{comment},{mark['submission']}")
-    (course / "manual.csv").write_text("\n".join(lines) + "\n")
+    waiting = table(course / "manual.csv")
+    assert {mark["part"] for mark in waiting} == {"argue"}
+    assert len(waiting) == 10
+    edit_table(course, ada=("3.5", "A *fine* answer"), sloppy=("", "later"))
     done = classroom("grade", str(course))
     assert "12 submissions: 0 to run, 0 judged again, 12 up to date" in done.stdout
     assert "9 parts to mark by hand" in done.stdout
     assert (row(course, "ada")["score"], row(course, "ada")["to_mark"]) == ("29.5", "0")
     assert contents(course)[SET, "ada"][0] == 29.5
     assert "A *fine* answer" in (course / "feedback" / "ada" / "feedback.html").read_text()
-    kept = {mark["student"]: (mark["points"], mark["comment"]) for mark in table(course / "manual.csv")}
-    assert kept["ada"] == ("3.5", "A *fine* answer")
-    assert kept["sloppy"] == ("", "later")
-    assert kept["'=cmd()"] == ("", "")
+    assert marked(course, "ada") == ("3.5", "A *fine* answer")
+    assert marked(course, "sloppy") == ("", "later")
+    assert marked(course, "'=cmd()") == ("", "")
     # Something else is handed in: the mark was for another text.
     item = problem_set(SET)
     path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
@@ -368,8 +389,8 @@ def test_marks_by_hand_reach_every_record(graded: tuple[Path, dict[str, float | 
     done = classroom("grade", str(course))
     assert "12 submissions: 1 to run" in done.stdout
     assert row(course, "ada")["score"] == "26"
-    found = {mark["student"]: mark for mark in table(course / "manual.csv")}["ada"]
-    assert (found["points"], found["comment"]) == ("", "[3.5 for an earlier submission] A *fine* answer")
+    assert marked(course, "ada") == ("", "[3.5 for an earlier submission] A *fine* answer")
+    assert contents(course)[SET, "ada"][0] == 26
 
 
 def of_some(graded: Path, folder: Path, *students: str) -> Path:
@@ -395,7 +416,7 @@ def enter(book: Gradebook, student: str, points: float | None, comment: str | No
 
 
 @here
-def test_what_is_entered_in_the_gradebook_counts_everywhere(
+def test_gradebook_entries_reach_tables_and_pages(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada", "sloppy")
@@ -403,69 +424,204 @@ def test_what_is_entered_in_the_gradebook_counts_everywhere(
         enter(book, "ada", 3.5, "Well put")
         book.find_grade("total-check", SET, SET, "ada").extra_credit = 1.5
         book.grant_extension(SET, "sloppy", days=2)
-    done = classroom("grade", str(course))
-    said = (
-        "ada, 01-chsh, argue: gradebook.db was changed, to 3.5 points and 'Well put'; manual.csv, which had no points"
-    )
-    assert said in done.stdout
+    assert classroom("grade", str(course)).exit_code == 0
     assert (row(course, "ada")["score"], row(course, "ada")["extra"]) == ("31", "1.5")
     assert row(course, "sloppy")["late"] == ""
-    (mark,) = (mark for mark in table(course / "manual.csv") if mark["student"] == "ada")
-    assert (mark["points"], mark["comment"]) == ("3.5", "Well put")
+    assert marked(course, "ada") == ("3.5", "Well put")
     page = (course / "feedback" / "ada" / "feedback.html").read_text()
     assert "31 of 30 points" in page
     assert "1.5 points of extra credit" in page
-    # Nothing of it is lost, and nothing said, when nothing has changed; nor where the gradebook is written anew.
-    (course / "gradebook.db").rename(course / "away.db")
-    assert "gradebook.db was changed" not in classroom("grade", str(course)).stdout
-    assert contents(course)[SET, "ada"][0] == 31
+    # A second grading changes nothing.
+    before = contents(course)
+    classroom("grade", str(course))
+    assert contents(course) == before
     with open_book(course) as book:
         assert book.find_submission(SET, "sloppy").extension == timedelta(days=2)
         assert book.find_comment("argue", SET, SET, "ada").comment == "Well put"
 
 
 @here
+def test_a_gradebook_that_is_gone_is_made_from_the_table(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    edit_table(course, ada=("3", "Yes"))
+    classroom("grade", str(course))
+    before = contents(course)
+    (course / "gradebook.db").unlink()
+    assert "gradebook.db is not there" in classroom("grade", str(course)).stdout
+    assert contents(course) == before
+
+
+@here
 @pytest.mark.parametrize(
-    ("in_book", "in_table", "points", "remark", "says"),
+    ("in_book", "in_table", "points", "comment", "says"),
     [
         (2.0, "3", "3", "", ""),
-        (3.0, "2", "3", "", "gradebook.db was changed, to 3 points"),
-        (None, "2", "", "", "gradebook.db was changed, to no points"),
+        (3.0, "2", "3", "", ""),
+        (None, "2", "", "", ""),
+        (2.0, "", "", "", ""),
         (1.0, "3", "1", "[manual.csv had 3 points]", "both were changed, gradebook.db to 1 points and manual.csv to 3"),
-        (None, "3", "3", "", "manual.csv was changed, to 3 points, which counts"),
+        (1.0, "", "1", "", "both were changed, gradebook.db to 1 points and manual.csv to no points"),
+        (None, "3", "3", "", "3 points in manual.csv counts; gradebook.db had no points"),
         (3.0, "3", "3", "", ""),
     ],
 )
-def test_where_table_and_gradebook_differ_the_later_entry_counts(
+def test_import_takes_changed_rows_and_says_what_differs(
     graded: tuple[Path, dict[str, float | None], str],
     tmp_path: Path,
     in_book: float | None,
     in_table: str,
     points: str,
-    remark: str,
+    comment: str,
     says: str,
 ) -> None:
     """Both had 2 points when the class was graded last."""
     course = of_some(graded[0], tmp_path, "ada")
-    head = "student,set,part,points,of,comment,submission"
-    (course / "manual.csv").write_text(f"{head}\nada,{SET},argue,2,4,,\n")
+    edit_table(course, ada=("2", ""))
     classroom("grade", str(course))
     with open_book(course) as book:
         enter(book, "ada", in_book)
-    (course / "manual.csv").write_text(f"{head}\nada,{SET},argue,{in_table},4,,\n")
+    edit_table(course, ada=(in_table, ""))
     done = classroom("grade", str(course))
     assert says in done.stdout
-    assert ("changed" in done.stdout) == bool(says)
-    (mark,) = table(course / "manual.csv")
-    assert (mark["points"], mark["comment"]) == (points, remark)
+    assert ("ada, 01-chsh, argue: " in done.stdout) == bool(says)
+    assert marked(course, "ada") == (points, comment)
     score = 26 + float(points or 0)
     assert row(course, "ada")["score"] == f"{score:g}"
     assert contents(course)[SET, "ada"][0] == score
-    assert "changed" not in classroom("grade", str(course)).stdout
+    assert "ada, 01-chsh, argue: " not in classroom("grade", str(course)).stdout
+    assert marked(course, "ada") == (points, comment)
 
 
 @here
-def test_an_entry_in_the_gradebook_for_an_earlier_submission_becomes_a_remark(
+def test_import_keeps_marks_whose_rows_are_missing(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada", "sloppy")
+    edit_table(course, ada=("3", "Yes"), sloppy=("2", ""))
+    classroom("grade", str(course))
+    (course / "manual.csv").write_text(",".join(marks.COLUMNS) + "\n")
+    assert classroom("grade", str(course)).exit_code == 0
+    assert (row(course, "ada")["score"], row(course, "sloppy")["score"]) == ("29", "28")
+    assert marked(course, "ada") == ("3", "Yes")
+    (course / "manual.csv").unlink()
+    classroom("grade", str(course))
+    assert (marked(course, "ada"), marked(course, "sloppy")) == (("3", "Yes"), ("2", ""))
+
+
+@here
+def test_import_keeps_a_comment_on_a_part_that_a_program_judges(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    with (course / "manual.csv").open("a") as file:
+        file.write(f"ada,{SET},total-check,,4,Elegant,\nada,{SET},model-check,1,5,Not your own,\n")
+    for _ in range(3):
+        done = classroom("grade", str(course))
+        assert "ada, 01-chsh" not in done.stdout
+        assert marked(course, "ada", "total-check") == ("", "Elegant")
+        assert marked(course, "ada", "model-check") == ("1", "Not your own")
+        assert row(course, "ada")["score"] == "22"
+        page = (course / "feedback" / "ada" / "feedback.html").read_text()
+        assert "Elegant" in page
+        assert "Not your own" in page
+    with open_book(course) as book:
+        assert book.find_comment("total", SET, SET, "ada").manual_comment == "Elegant"
+        # The same comment, changed where nbgrader shows it.
+        book.find_comment("total", SET, SET, "ada").manual_comment = "Elegant and short"
+    classroom("grade", str(course))
+    assert marked(course, "ada", "total-check") == ("", "Elegant and short")
+
+
+@here
+def test_import_of_an_emptied_row_clears(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    with (course / "manual.csv").open("a") as file:
+        file.write(f"ada,{SET},total-check,1,4,Too long,\n")
+    edit_table(course, ada=("3", "Yes"))
+    classroom("grade", str(course))
+    assert row(course, "ada")["score"] == "26"
+    rows = [one | {"points": "", "comment": ""} for one in table(course / "manual.csv")]
+    write_rows(course / "manual.csv", rows)
+    classroom("grade", str(course))
+    assert (row(course, "ada")["score"], row(course, "ada")["to_mark"]) == ("26", "4")
+    assert marked(course, "ada") == ("", "")
+    assert "total-check" not in (course / "manual.csv").read_text()
+    assert "Yes" not in str(contents(course))
+
+
+@here
+def test_import_takes_two_copies_of_the_table_one_after_the_other(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    """Two teachers mark a half each, in copies of one table, and one of them sorts it."""
+    course = of_some(graded[0], tmp_path, "ada", "sloppy", "wrong0")
+    given = (course / "manual.csv").read_text()
+    edit_table(course, ada=("3", "Yes"))
+    classroom("grade", str(course))
+    (course / "manual.csv").write_text(given)
+    edit_table(course, sloppy=("2", ""))
+    write_rows(course / "manual.csv", table(course / "manual.csv")[::-1])
+    classroom("grade", str(course))
+    assert marked(course, "ada") == ("3", "Yes")
+    assert marked(course, "sloppy") == ("2", "")
+    assert marked(course, "wrong0") == ("", "")
+
+
+@here
+def test_import_keeps_dated_copies_of_what_it_replaces(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
+) -> None:
+    course = of_some(graded[0], tmp_path, "ada")
+    before = contents(course)
+    edit_table(course, ada=("3", "Yes"))
+    entered = (course / "manual.csv").read_text()
+    done = classroom("grade", str(course))
+    copies = {path.suffix: path for path in (course / "earlier").iterdir()}
+    assert copies.keys() == {".csv", ".db"}
+    for path in copies.values():
+        assert re.search(r"-20\d\d-\d\d-\d\d-\d{6}-", path.name)
+        assert f"earlier/{path.name}" in done.stdout
+    assert copies[".csv"].read_text() == entered
+    copies[".db"].replace(course / "gradebook.db")
+    assert contents(course) == before
+    # Where nothing is imported, nothing is copied.
+    shutil.rmtree(course / "earlier")
+    shutil.copy(course / "manual.csv", tmp_path)
+    with open_book(course) as book:
+        enter(book, "ada", 3, "Yes")
+    classroom("grade", str(course))
+    assert not (course / "earlier").exists()
+
+
+@here
+def test_import_before_a_grading_that_is_stopped_is_not_lost(
+    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after another text was run and before the gradebook is written: no mark goes over to that text."""
+    course = of_some(graded[0], tmp_path, "ada", "sloppy")
+    edit_table(course, ada=("3", "Yes"))
+    classroom("grade", str(course))
+    item = problem_set(SET)
+    path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
+    path.write_text(nbformat.writes(fill(item, reference(item) | {"argue": "Another answer."})))
+    edit_table(course, ada=("4", "Yes"), sloppy=("2", ""))
+
+    def stop(*_: Any) -> int:
+        raise PressError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "_write", stop)
+        assert classroom("grade", str(course)).exit_code == 1
+    classroom("grade", str(course))
+    assert marked(course, "ada") == ("", "[4 for an earlier submission] Yes")
+    assert marked(course, "sloppy") == ("2", "")
+    assert (row(course, "ada")["score"], row(course, "sloppy")["score"]) == ("26", "28")
+
+
+@here
+def test_gradebook_entry_for_earlier_submission_becomes_comment(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada")
@@ -475,13 +631,12 @@ def test_an_entry_in_the_gradebook_for_an_earlier_submission_becomes_a_remark(
     path = course / "submitted" / "ada" / SET / f"{SET}.ipynb"
     path.write_text(nbformat.writes(fill(item, reference(item) | {"argue": "Another answer."})))
     classroom("grade", str(course))
-    (mark,) = (mark for mark in table(course / "manual.csv") if mark["student"] == "ada")
-    assert (mark["points"], mark["comment"]) == ("", "[3 for an earlier submission] ")
+    assert marked(course, "ada") == ("", "[3 for an earlier submission]")
     assert row(course, "ada")["score"] == "26"
 
 
 @here
-def test_what_cannot_be_in_a_gradebook_is_said_before_anything_is_written(
+def test_grade_refuses_impossible_points_in_gradebook(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada")
@@ -499,9 +654,7 @@ def test_what_cannot_be_in_a_gradebook_is_said_before_anything_is_written(
 
 @here
 @pytest.mark.filterwarnings("ignore:Object of type <Submitted")
-def test_an_extension_comes_before_the_submission(
-    graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
-) -> None:
+def test_extension_before_submission_counts(graded: tuple[Path, dict[str, float | None], str], tmp_path: Path) -> None:
     """As the page for teachers says: nbgrader keeps it with a submission, which nobody has handed in yet."""
     (code,) = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "book" / "teaching.md").read_text(), re.DOTALL | re.MULTILINE
@@ -545,14 +698,14 @@ def test_nbgrader_exports_what_the_table_has(graded: tuple[Path, dict[str, float
 def test_marks_are_read_as_a_spreadsheet_writes_them(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path, separator: str
 ) -> None:
-    rows = [["student", "set", "part", "points", "of", "comment", "submission"]]
+    rows = [list(marks.COLUMNS)]
     rows.append(["'=cmd()", SET, "argue", "2.5" if separator == "," else "2,5", "4", "Yes", ""])
     text = "\n".join(separator.join(row) for row in rows)
     (tmp_path / "manual.csv").write_text(f"\ufeff{text}\n")
     read = collection.read_course(graded[0])
     course = collection.Course(tmp_path, read.seed, read.due, read.roster)
-    marks = gradebook.read_marks(course, {SET: {"argue": 4}})
-    assert marks == {("=cmd()", SET): {"argue": gradebook.Mark(2.5, "Yes", "")}}
+    (found,) = marks.read_table(course, {SET: problem_set(SET)})
+    assert found == (("=cmd()", SET), "argue", gradebook.Mark(2.5, "Yes"), "", "")
 
 
 @pytest.mark.parametrize(
@@ -572,11 +725,11 @@ def test_a_wrong_mark_is_refused_by_its_line(
     read = collection.read_course(graded[0])
     course = collection.Course(tmp_path, read.seed, read.due, read.roster)
     with pytest.raises(PressError, match=re.escape(complaint)):
-        gradebook.read_marks(course, {SET: {"argue": 4}})
+        list(marks.read_table(course, {SET: problem_set(SET)}))
 
 
 @here
-def test_a_mended_test_is_judged_again_only_on_demand(
+def test_changed_hidden_test_is_judged_again_on_regrade(
     graded: tuple[Path, dict[str, float | None], str],
     tmp_path: Path,
     canaried: Project,
@@ -652,7 +805,7 @@ def test_check_of_an_untouched_release_says_what_is_open(
         assert "not filled in yet" in done.stdout
         cells = sum(cell.cell_type == "code" for cell in item.released.cells)
         assert f"{cells} of {cells}: " in done.stderr
-        assert f"2 of {cells}: {beginning(item.released.cells[2].source)}" in done.stderr
+        assert f"2 of {cells}: {first_line(item.released.cells[2].source)}" in done.stderr
 
 
 @here
@@ -712,7 +865,7 @@ def test_check_fails_with_whatever_fails(
     assert done.stdout.count("\nx ") + done.stdout.startswith("x ") == 1
 
 
-def test_windows_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(signal, "SIGALRM")
     (tmp_path / "a.ipynb").write_text("")
     for command, place in (("check", tmp_path / "a.ipynb"), ("grade", tmp_path)):
@@ -804,7 +957,7 @@ def deleted(notebook: Any) -> None:
         *((write, False) for write in (in_an_earlier_part, not_at_all, deleted)),
     ],
 )
-def test_a_written_answer_is_read_wherever_in_its_part_it_stands(
+def test_written_answer_is_read_anywhere_in_its_part(
     tmp_path: Path, write: Callable[[Any], None], answered: bool
 ) -> None:
     """And a student is told the same as what grading does."""
@@ -844,7 +997,7 @@ def test_missing_cells_and_another_class_are_noted(monkeypatch: pytest.MonkeyPat
 
 
 @here
-def test_a_solution_in_a_given_cell_is_a_finding(tmp_path: Path) -> None:
+def test_check_finds_solution_in_given_cell(tmp_path: Path) -> None:
     """Grading runs the released cell, so that what was merged into it is lost."""
     item = problem_set(SET)
     notebook = fill(item, reference(item))
@@ -859,7 +1012,7 @@ def test_a_solution_in_a_given_cell_is_a_finding(tmp_path: Path) -> None:
 
 
 @here
-def test_a_second_notebook_is_said_and_not_opened(
+def test_second_notebook_is_reported_and_not_opened(
     graded: tuple[Path, dict[str, float | None], str], tmp_path: Path
 ) -> None:
     course = of_some(graded[0], tmp_path, "ada")
@@ -893,7 +1046,7 @@ def test_a_wrong_course_file_is_refused_in_one_line(tmp_path: Path, text: str, c
     assert "\n" not in str(refused.value)
 
 
-def test_a_student_is_one_in_every_form_of_unicode(tmp_path: Path) -> None:
+def test_student_names_are_unicode_normalized(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "zoë") for form in ("NFC", "NFD"))
     (tmp_path / "course.yml").write_text("seed: 1\n")
     (tmp_path / "students.csv").write_text(f"student,name\n{composed},Zoë\n")
@@ -904,13 +1057,13 @@ def test_a_student_is_one_in_every_form_of_unicode(tmp_path: Path) -> None:
     assert course.roster == {composed: "Zoë"}
     (found,), strays = collection.collect(course, NAMES)
     assert (found.student, strays) == (composed, {})
-    assert entered.read(course, {SET: {"argue": 4}})[0].keys() == {(composed, SET)}
+    assert [who for who, *_ in marks.read_table(course, {SET: problem_set(SET)})] == [(composed, SET)]
     (tmp_path / "submitted" / composed).mkdir()
     assert "two folders have this name" in collection.collect(course, NAMES)[1][composed][0]
 
 
 @here
-def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+def test_unusable_folders_give_one_line_errors(tmp_path: Path) -> None:
     done = classroom("grade", str(tmp_path))
     assert done.exit_code == 1
     assert "is no course folder (no course.yml)" in done.stderr
@@ -970,13 +1123,41 @@ def test_no_release_holds_a_solution_or_a_hidden_test(
         for text in forbidden():
             assert text not in content, (path, text)
     environment = yaml.safe_load((tmp_path / "course" / "release" / "environment.yml").read_text())
-    wheel = next((tmp_path / "course" / "release").glob("*.whl")).name
-    assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{wheel}[classroom]"]
+    ours, press = sorted(path.name for path in (tmp_path / "course" / "release").glob("*.whl"))[::-1]
+    assert (ours.partition("-")[0], press.partition("-")[0]) == ("ncutil", "ncpress")
+    assert environment["dependencies"][-1]["pip"] == ["-c constraints.txt", f"./{ours}", f"./{press}[classroom]"]
     told = (tmp_path / "course" / "release" / "README.md").read_text()
     (small_build,) = re.findall(r"^export PIP_\S+$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    for words in (f'"./{wheel}[classroom]"', small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
+    install = f'pip install -c constraints.txt "./{ours}" "./{press}[classroom]"\n'
+    for words in (install, small_build, "`.venv/bin/ncutil`", "WSL", "open `index.html`"):
         assert words in told
     assert f"within {collection.LIMITS.wall // 60} minutes" in told
+
+
+def test_wheels_of_the_kit_divide_notebooks_and_command(tmp_path: Path) -> None:
+    found: dict[str, tuple[set[str], str, str]] = {}
+    for source in (ROOT, ROOT / "ncpress"):
+        with zipfile.ZipFile(tmp_path / build_wheel(source, tmp_path)) as wheel:
+            names = wheel.namelist()
+            packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+            (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+            points = [wheel.read(name).decode() for name in names if name.endswith(".dist-info/entry_points.txt")]
+            found[source.name if source != ROOT else "ncutil"] = (
+                packages,
+                wheel.read(metadata).decode(),
+                "".join(points),
+            )
+            assert not [name for name in names if "assignments/" in name or "__pycache__" in name]
+            if source != ROOT:
+                assert {"ncclass/runner.py", "ncclass/sandbox/isolation.py", "ncclass/feedback.html.j2"} <= {*names}
+    (packages, metadata, points), (others, needs, commands) = found["ncutil"], found["ncpress"]
+    assert (packages, points) == ({"ncutil"}, "")
+    assert not re.findall("Requires-Dist: (?:ncpress|nbgrader|click)", metadata)
+    assert others == {"ncpress", "ncclass"}
+    assert re.findall("^Requires-Dist: ncutil$", needs, re.MULTILINE)
+    assert re.findall("^Requires-Dist: nbgrader.*extra == 'classroom'$", needs, re.MULTILINE)
+    assert "ncutil = ncpress.__main__:main" in commands
+    assert "class = ncclass.commands:classroom" in commands
 
 
 @pytest.mark.xdist_group("book")
@@ -1031,8 +1212,8 @@ def test_a_term_goes_as_the_page_for_teachers_says(tmp_path: Path) -> None:
     report = (course / "report.html").read_text()
     assert report.count("1 not marked yet") == 1
     assert report.count("data:image/png;base64,") == sum(not part.by_hand for part in item.parts) + 1
-    marks = (course / "manual.csv").read_text()
-    (course / "manual.csv").write_text(marks.replace('"argue","","4",""', '"argue","3","4","Well argued"'))
+    given = (course / "manual.csv").read_text()
+    (course / "manual.csv").write_text(given.replace('"argue","","4",""', '"argue","3","4","Well argued"'))
     assert "0 parts to mark" in run(lines[3]).stdout
     assert row(course, "eve")["score"] == "29"
     assert "1 up to date" in run(lines[4]).stdout

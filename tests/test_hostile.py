@@ -46,13 +46,14 @@ from ncclass import (
     grading,
     runner,
     submissions,
+    tables,
 )
 from ncclass.answers import KEYS, agree, decode
 from ncclass.collection import grade_id
-from ncclass.gradebook import FORMULA
 from ncclass.problem_sets import GIVEN, ProblemSet, read_set
 from ncclass.runner import LONGEST
 from ncclass.sandbox import isolation, syscalls
+from ncclass.tables import FORMULA
 from ncpress.project import PressError, Project
 from ncutil.ground.files import digest
 
@@ -366,7 +367,7 @@ for path in ({str(course)!r}, {str(marker)!r}, '/etc/cron.d/x', '/usr/lib/x', os
         open(path, 'w').write('was here')
     except OSError:
         pass
-for path in ('/submission', '/tmp', '/etc', '/dev', '/.sandbox'):
+for path in ('/folder', '/tmp', '/etc', '/dev', '/.sandbox'):
     shutil.rmtree(path, ignore_errors=True)
 """
     forged = f"""{SILENCE}
@@ -1084,7 +1085,7 @@ def foreign(page: str) -> set[str]:
 
 
 class TestTheClass:
-    def test_those_around_are_graded_as_if_they_were_alone(
+    def test_honest_students_are_graded_as_if_alone(
         self, graded: Graded, clone: Path, problem_set: ProblemSet, tmp_path: Path
     ) -> None:
         apart = tmp_path / "course"
@@ -1099,7 +1100,7 @@ class TestTheClass:
             ours, alone = (some.record(honest.student) | {"seconds": 0} for some in (graded, theirs))
             assert ours == alone
 
-    def test_the_command_tells_the_truth(self, graded: Graded) -> None:
+    def test_hostile_class_summary_and_exit_status(self, graded: Graded) -> None:
         stopped = sum(found.status.startswith("stopped") for found in graded.cases)
         not_run = sum(found.status == "not run" for found in graded.cases)
         assert graded.status == 1
@@ -1120,7 +1121,7 @@ class TestTheClass:
         assert f"{student}: {line}" in graded.said
         assert f"{student}: {line}" in html.unescape((graded.course / "report.html").read_text())
 
-    def test_the_report_shows_who_needs_attention_and_runs_nothing(self, graded: Graded) -> None:
+    def test_report_names_problems_and_runs_nothing(self, graded: Graded) -> None:
         page = (graded.course / "report.html").read_text()
         assert foreign(page) == set()
         shown, cases = Shown(page), sorted(graded.cases, key=lambda found: found.student)
@@ -1144,7 +1145,7 @@ class TestTheClass:
             for row in csv.reader(io.StringIO(graded.table(name)), delimiter=separator):
                 assert not [value for value in row if value.startswith(FORMULA)]
 
-    def test_nothing_was_seen_reached_or_left(self, graded: Graded) -> None:
+    def test_hostile_class_reaches_and_leaves_nothing(self, graded: Graded) -> None:
         assert graded.knocks == 0
         assert not (graded.course.parent / "escaped").exists()
         assert not list(graded.course.parent.rglob("escaped"))
@@ -1164,7 +1165,7 @@ class TestTheClass:
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, OverflowError, PermissionError])
-def test_what_nobody_foresaw_costs_one_submission_and_no_other(
+def test_unforeseen_error_concerns_one_submission_only(
     problem_set: ProblemSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     for student in ("ada", "bad run", "bad verdict", "zoe"):
@@ -1274,7 +1275,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_take_more_room_than_it_has_characters_is_refused(name: str) -> None:
+def test_decode_refuses_answers_that_expand(name: str) -> None:
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"^an? "):
         decode(REFUSED[name])
@@ -1291,7 +1292,7 @@ def test_what_an_answer_may_be() -> None:
     assert decode(["x" * 1000] + ["y"] * 1000)[1] == "y"
 
 
-def test_texts_are_not_compared_as_truths() -> None:
+def test_agree_compares_no_text_as_bool() -> None:
     assert not agree(["x" * 10**6] + [""] * 10**5, np.array([True]), 0)
     assert agree([True, False], np.array([True, False]), 0)
     assert agree([[True], [False]], np.array([[True], [False]]), 0)
@@ -1318,7 +1319,7 @@ def test_an_answer_is_not_longer_than_may_be_handed_over(problem_set: ProblemSet
         (["x"], "something that is not text"),
     ],
 )
-def test_a_message_of_a_stranger_cannot_steer_a_terminal(
+def test_error_messages_cannot_steer_a_terminal(
     problem_set: ProblemSet, capsys: pytest.CaptureFixture[str], message: Any, shown: str
 ) -> None:
     (name,) = [grade_id(c) for c in problem_set.source.cells if grade_id(c).startswith("given")][-1:]
@@ -1330,12 +1331,12 @@ def test_a_message_of_a_stranger_cannot_steer_a_terminal(
     shown.encode()
 
 
-def test_what_a_summary_prints_cannot_steer_a_terminal(
+def test_summary_cannot_steer_a_terminal(
     graded: Graded, problem_set: ProblemSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not even where a record was kept by an earlier version."""
     record = {"status": "not run", "note": "\x1b[2J", "remark": "\ud800", "judged": {}}
-    item = gradebook.Grade("ada", "", problem_set, record, None, None, {})
+    item = gradebook.Grade("ada", "", problem_set, record, None, None)
     with pytest.raises(PressError):
         commands._summary(collection.read_course(graded.course), [item], 0, {"zoe": ["\x1b[1m"]})
     assert capsys.readouterr().out.splitlines()[-2:] == [
@@ -1384,20 +1385,20 @@ def test_who_can_be_a_student(tmp_path: Path, name: str, can_be: bool) -> None:
 
 @pytest.mark.parametrize("before", ["", " ", "   ", "\u00a0", "\u200b", "\ufeff", "\x0b", "\x0c", " \u2003\u200f"])
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "＝1"])
-def test_a_formula_behind_what_nobody_sees_gets_an_apostrophe(before: str, formula: str) -> None:
-    assert gradebook.cell(before + formula) == f"'{before}{formula}"
-    assert gradebook._bare(f"'{before}{formula}") == before + formula
-    assert gradebook.cell(f"{before}x {formula}") == f"{before}x {formula}"
-    assert gradebook._bare(f"'{before}x") == f"'{before}x"
+def test_formula_after_invisible_characters_gets_apostrophe(before: str, formula: str) -> None:
+    assert tables.cell(before + formula) == f"'{before}{formula}"
+    assert tables.bare(f"'{before}{formula}") == before + formula
+    assert tables.cell(f"{before}x {formula}") == f"{before}x {formula}"
+    assert tables.bare(f"'{before}x") == f"'{before}x"
 
 
 @given(st.text(st.sampled_from("'=+-@x1 \t\u200b＝") | st.characters(codec="utf-8")))
-def test_what_a_table_holds_is_read_as_it_was(text: str) -> None:
-    assert gradebook._bare(gradebook.cell(text)) == text
-    assert not gradebook.cell(text).startswith(FORMULA)
+def test_table_cells_round_trip(text: str) -> None:
+    assert tables.bare(tables.cell(text)) == text
+    assert not tables.cell(text).startswith(FORMULA)
 
 
-def test_very_many_strays_are_few_lines(tmp_path: Path) -> None:
+def test_many_strays_give_few_lines(tmp_path: Path) -> None:
     for number in range(submissions.STRAYS + 7):
         (tmp_path / f"{number:02}").touch()
         found, lines = submissions.find(tmp_path, [SET])
@@ -1425,7 +1426,7 @@ def test_what_is_no_answer_is_not_kept(tmp_path: Path, written: bytes, kept: str
     assert collection._read_answers(tmp_path / "answers.json") == kept
 
 
-def test_a_course_that_submissions_could_read_is_not_graded(
+def test_grade_refuses_course_that_submissions_can_read(
     problem_set: ProblemSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand_in(tmp_path, problem_set, Case("ada"))
@@ -1433,12 +1434,12 @@ def test_a_course_that_submissions_could_read_is_not_graded(
     course = collection.read_course(tmp_path)
     submissions, _ = collection.collect(course, [SET])
     monkeypatch.setattr(isolation, "_libraries", lambda: (tmp_path.parent,))
-    with pytest.raises(PressError, match=f"submissions can read .*, and {tmp_path.parent} holds {tmp_path}: make"):
+    with pytest.raises(PressError, match=f"can read {tmp_path.parent}, and that holds {tmp_path}, .* --unsafe-no-s"):
         commands._bring_up_to_date(course, {SET: problem_set}, submissions, 1, False, False)
     assert not (tmp_path / "results").exists()
 
 
-def test_an_alarm_at_the_last_moment_costs_its_own_part_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_alarm_stops_its_own_cell_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may go off where nothing of a cell runs any more, just before it is switched off."""
     set_alarm = signal.setitimer
 
@@ -1463,7 +1464,7 @@ def test_an_alarm_at_the_last_moment_costs_its_own_part_and_no_other(monkeypatch
     )
 
 
-def test_a_folder_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ada" / SET).mkdir(parents=True)
     shut, read = tmp_path / "ada", Path.iterdir
 
@@ -1480,7 +1481,7 @@ def test_a_folder_that_cannot_be_read_is_a_line(tmp_path: Path, monkeypatch: pyt
     assert collection.fingerprint(found)
 
 
-def test_what_a_system_leaves_beside_a_notebook_is_no_notebook(tmp_path: Path) -> None:
+def test_hidden_files_are_no_notebooks(tmp_path: Path) -> None:
     folder = tmp_path / "ada" / SET
     folder.mkdir(parents=True)
     (folder / "work.ipynb").write_text("{}")
@@ -1496,7 +1497,7 @@ def notebook_file(folder: Path, **content: Any) -> Path:
     return path
 
 
-def test_reading_a_notebook_costs_what_its_cells_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_read_notebook_memory_is_bounded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Outputs that are none, attachments and ids are for nobody; a validator would look at each and complain of it."""
     code = {"cell_type": "code", "id": "same", "source": ["x = 1\n", "y = 2"], "metadata": {"trusted": [{}]}}
     text = {"cell_type": "markdown", "id": "same", "source": "Because.", "attachments": {str(i): {} for i in range(99)}}

@@ -120,7 +120,7 @@ def test_the_untouched_release_has_none(name: str) -> None:
 CONSTANTS = (*NOTHING, 0, 1, -1, 2, 0.5, True, False, float("nan"), float("inf"), [0, 0])
 
 
-def test_no_function_that_always_says_the_same_has_a_point(name: str) -> None:
+def test_constant_functions_get_no_points(name: str) -> None:
     for part in problem_set(name).parts:
         for ask in part.asks:
             if ask.inputs is not None and len(ask.inputs) > 1:
@@ -128,7 +128,7 @@ def test_no_function_that_always_says_the_same_has_a_point(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", NOTHING)
-def test_a_judge_that_takes_nothing_for_right_is_refused(value: Any) -> None:
+def test_judge_that_accepts_empty_answers_is_refused(value: Any) -> None:
     def agreeable(given: Any) -> bool:
         return given == 7 or (given == value and type(given) is type(value))
 
@@ -137,7 +137,7 @@ def test_a_judge_that_takes_nothing_for_right_is_refused(value: Any) -> None:
     assert answer("x", 7, points=1, says="seven", judge=lambda given: given == 7)
 
 
-def test_last_year_s_answers_do_not_fit(name: str) -> None:
+def test_answers_for_another_seed_fail(name: str) -> None:
     """Values of another class: what the seed draws differs in at least half of the parts."""
     ours, theirs = problem_set(name), problem_set(name, 1)
     values = [
@@ -147,7 +147,7 @@ def test_last_year_s_answers_do_not_fit(name: str) -> None:
     assert sum(a != b for a, b in zip(*values, strict=True)) >= len(values[0]) / 2
 
 
-def test_what_pictures_in_hints_show_is_no_answer(name: str) -> None:
+def test_pictures_in_hints_show_no_answer(name: str) -> None:
     """Whoever could read every number of the pictures would have none of the class's, but what all classes share."""
     shown, last_year = seen_in_pictures(name), problem_set(name, 1)
     for part, other in zip(problem_set(name).parts, last_year.parts, strict=True):
@@ -175,7 +175,7 @@ def test_wrong_answers_lose_exactly_what_they_should(name: str) -> None:
             assert found == expected | {part: change["left"]}, change["why"]
 
 
-def test_right_answers_by_other_ways_pass_their_checks_and_keep_their_points(name: str) -> None:
+def test_right_answers_in_other_form_keep_their_points(name: str) -> None:
     item, right, sloppy = problem_set(name), reference(problem_set(name)), answers(name)["sloppy"]
     assert len(sloppy) >= 4
     for change in sloppy:
@@ -284,7 +284,7 @@ def test_no_given_cell_and_no_chapter_calculates_what_a_solution_does(name: str)
         assert solutions & set().union(*map(bare_expressions, sources)) - allowed == set()
 
 
-def test_a_calculation_is_known_again_by_other_names() -> None:
+def test_bare_expressions_ignore_variable_names() -> None:
     solution = "def gap(e, d):\n    ### BEGIN SOLUTION\n    return 2 - (1 - e) ** 2 + 2 * e * d\n    ### END SOLUTION"
     assert bare_expressions("curve = 2 - (1 - alone) ** 2 + 2 * alone * lag") & bare_expressions(
         solution, solution=True

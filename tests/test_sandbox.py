@@ -41,7 +41,7 @@ def sandbox_missing() -> str:
         return str(error)
 
 
-def test_where_a_sandbox_is_required_its_absence_is_no_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_required_sandbox_is_never_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> str:
         raise NoSandboxError("none")
 
@@ -169,7 +169,7 @@ os.mkdir('odd'); open('odd/x', 'w').write('1'); os.chmod('odd/x', 0o4777)
         assert (ended.status, ended.returncode) == ("failed", 1)
         assert "OSError: [Errno 2" in ended.output  # 27 file too large, 28 no space left
 
-    def test_a_name_that_is_too_long_for_the_archive_is_left_out_with_a_word(self, folder: Path) -> None:
+    def test_file_with_too_long_name_is_left_out(self, folder: Path) -> None:
         ended = python(folder, "open('n' * 101, 'w'); open('m' * 90, 'w'); open('end', 'w').write('1')")
         assert ended.status == "done"
         assert left(folder).keys() == {"given.txt", "end", "m" * 90}
@@ -183,7 +183,7 @@ os.mkdir('odd'); open('odd/x', 'w').write('1'); os.chmod('odd/x', 0o4777)
 
 @isolated
 class TestSight:
-    def test_nothing_of_the_teacher_is_there(
+    def test_files_of_caller_are_not_visible(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TEACHERS_TOKEN", "hush")
@@ -205,7 +205,7 @@ print(os.getcwd(), os.listdir(), os.path.expanduser('~'), os.uname().nodename, s
         (folder / "program.py").write_text(program)
         ended = isolation.run([sys.executable, "-S", "program.py"], folder, limits=SMALL, env={"OWN": "1"})
         assert ended.status == "done", ended.output
-        assert ended.output.startswith("/submission ['")
+        assert ended.output.startswith("/folder ['")
         assert " /tmp sandbox [" in ended.output
         assert "'OWN'" in ended.output
         assert "TEACHERS" not in ended.output
@@ -239,11 +239,11 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         clone = tmp_path / "clone"
         (clone / "notebooks" / "assignments").mkdir(parents=True)
         for seen in (clone, ROOT.parent):
-            with pytest.raises(NoSandboxError, match=r"holds the problem sets with their solutions: .* such as \.venv"):
-                python(folder, "pass", readable=[seen])
+            with pytest.raises(NoSandboxError, match=r"holds .*/notebooks/assignments, which .* such as \.venv"):
+                python(folder, "pass", readable=[seen], private=collection.PRIVATE)
         monkeypatch.setattr(isolation, "_libraries", lambda: (clone,))
-        with pytest.raises(NoSandboxError, match=f"{clone} holds the problem sets"):
-            python(folder, "pass")
+        with pytest.raises(NoSandboxError, match=f"can read {clone}, and that holds"):
+            python(folder, "pass", private=collection.PRIVATE)
 
     def test_what_is_private_is_not_shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A course below Python's environment; an environment made in the home folder itself."""
@@ -251,19 +251,22 @@ for place in ('/', '/dev', '/etc', '/usr', '/bin', '/proc', '/proc/sys/kernel', 
         for place in (course, apart):
             place.mkdir(parents=True)
         (tmp_path / "link").symlink_to(course)
-        monkeypatch.setenv("HOME", str(apart))
         monkeypatch.setattr(isolation, "_libraries", lambda: (tmp_path / "python", tmp_path / "other"))
-        isolation.keep_private(apart, tmp_path, tmp_path / "python" / "none")
-        for place in (course, tmp_path / "link", Path("/usr/lib")):
-            with pytest.raises(NoSandboxError, match=f" holds {place}: make the environment in a folder of its own"):
-                isolation.keep_private(apart, place)
-        monkeypatch.setenv("HOME", str(tmp_path / "python"))
-        with pytest.raises(NoSandboxError, match=f"{tmp_path}/python holds {tmp_path}/python: "):
-            isolation.keep_private(apart)
+        isolation.keep_private([apart, tmp_path, tmp_path / "python" / "none"])
+        for place in (course, tmp_path / "link", tmp_path / "python", Path("/usr/lib")):
+            with pytest.raises(NoSandboxError, match=f" holds {place}, which is private: make"):
+                isolation.keep_private([apart, place])
+        with pytest.raises(NoSandboxError, match=f"can read {apart}, and that holds {apart}, "):
+            isolation.keep_private([apart], readable=[apart])
 
-    def test_the_package_can_be_imported(self, folder: Path) -> None:
-        ended = isolation.run([sys.executable, "-c", "import ncutil.evidence.stats; print('there')"], folder)
-        assert ended.output == "there\n"
+    def test_a_package_of_the_caller_can_be_imported(self, folder: Path, tmp_path: Path) -> None:
+        package = tmp_path / "packages" / "own"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        env, program = {"PYTHONPATH": str(package.parent)}, "import own"
+        command = [sys.executable, "-c", program]
+        assert isolation.run(command, folder, readable=[package], env=env).status == "done"
+        assert isolation.run(command, folder, env=env).status == "failed"
 
     def test_no_network(self, folder: Path) -> None:
         name = f"\0ncutil-{os.getpid()}"
@@ -284,7 +287,7 @@ except OSError:
 """
             assert python(folder, program).output.split("\n")[:3] == ["refused", "refused", "no names"]
 
-    def test_no_file_of_the_teacher_is_open(self, folder: Path) -> None:
+    def test_no_file_of_caller_is_open(self, folder: Path) -> None:
         program = """
 import glob, os
 seen = []
@@ -295,11 +298,9 @@ for path in glob.glob('/proc/[0-9]*/fd/*'):
         pass
 print(*sorted({name.split(':')[0] for name in seen}))
 """
-        assert set(python(folder, program).output.split()) <= {"/dev/null", "pipe", "anon_inode", "/submission"}
+        assert set(python(folder, program).output.split()) <= {"/dev/null", "pipe", "anon_inode", "/folder"}
 
-    def test_no_file_of_the_teacher_is_where_a_program_reads(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_stdin_of_sandbox_is_no_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of none of the processes, the sandbox's own ones included: seen from outside."""
         seen, look = set(), monitor._excess
 
@@ -313,7 +314,7 @@ print(*sorted({name.split(':')[0] for name in seen}))
         assert python(folder, "import time; time.sleep(5)").status == "done"
         assert seen == {"pipe", "/dev/null"}
 
-    def test_no_key_of_the_teacher_can_be_read(self, folder: Path) -> None:
+    def test_keyring_of_caller_is_not_readable(self, folder: Path) -> None:
         """Keys in a session's keyring are handed down to whatever is started in it, whoever that runs as."""
         numbers = denied_here()
         add, keyctl = numbers["add_key"], numbers["keyctl"]
@@ -406,7 +407,7 @@ class TestLimits:
         assert python(folder, program, Limits(wall=3)).status == "wall time"
         assert left(folder)["first"] == "1"
 
-    def test_what_is_swapped_out_counts_and_what_comes_from_files_does_not(self, tmp_path: Path) -> None:
+    def test_memory_counts_swap_and_not_files(self, tmp_path: Path) -> None:
         (tmp_path / "status").write_text("Name:\tVmRSS: 9\nVmRSS:\t  8 kB\nVmPTE:\t4 kB\nVmSwap:\t16 kB\n")
         assert monitor._own(tmp_path) == monitor._resident(tmp_path) == 28 * 1024
         rollup = "Pss: 9 kB\nPss_Anon: 1 kB\nPss_File: 5 kB\nPss_Shmem: 2 kB\nSwap: 32 kB\nSwapPss: 16 kB\n"
@@ -438,14 +439,14 @@ class TestLimits:
         assert "PermissionError" in ended.output
 
     @pytest.mark.parametrize("program", [UNNAMED, SHARED], ids=["open", "mapped"])
-    def test_memory_that_belongs_to_no_process_where_there_is_no_filter(
+    def test_unnamed_memory_counts_without_filter(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, program: str
     ) -> None:
         monkeypatch.setattr(syscalls, "program", lambda: b"")
         assert python(folder, FIRST + program, LONG).status == "memory"
         assert left(folder)["first"] == "1"
 
-    def test_a_program_that_stops_its_wrapper_loses_its_files_and_its_memory(self, folder: Path) -> None:
+    def test_program_that_stops_the_wrapper_loses_its_files(self, folder: Path) -> None:
         stop = "import os, signal\nparent = open(f'/proc/{os.getppid()}/stat').read().split()[3]\n"
         stop += "os.kill(int(parent), signal.SIGSTOP)\n"
         ended = python(folder, FIRST + stop + HOGS["processes"], LONG)
@@ -468,7 +469,7 @@ class TestLimits:
         assert (ended.status, left(folder)["first"]) == ("processor time", "1")
         assert ended.seconds < limits.wall
 
-    def test_nothing_that_runs_as_the_stranger_is_without_limits(self, folder: Path) -> None:
+    def test_every_process_in_sandbox_has_limits(self, folder: Path) -> None:
         program = """
 import glob
 for path in glob.glob('/proc/[0-9]*'):
@@ -687,7 +688,7 @@ for path in glob.glob('/proc/[0-9]*/fd/1'):
         assert [path.name for path in folder.parent.iterdir()] == ["given"]
         assert not (folder.parent.parent / "escaped").exists()
 
-    def test_it_ends_with_who_started_it(self, folder: Path) -> None:
+    def test_program_ends_with_its_starter(self, folder: Path) -> None:
         program = f"""
 from pathlib import Path
 from ncclass.sandbox import archive, isolation, monitor, syscalls
@@ -795,7 +796,7 @@ class TestForgedArchives:
         assert left(folder) == {"given.txt": "given"}
         assert [path.name for path in folder.parent.iterdir()] == ["given"]
 
-    def test_what_is_as_it_should_be_is_taken(self, folder: Path) -> None:
+    def test_unpack_takes_valid_archives(self, folder: Path) -> None:
         long = "/".join(("d" * 90, "n" * 90))
         given = (entry("."), entry("d" * 90), entry(long, 5000), entry("x", 512), entry("link", kind=b"2", link="/"))
         for place in given[:2]:
@@ -824,7 +825,7 @@ class TestContainers:
         assert (ended.status, ended.returncode, ended.output) == ("done", 0, "said\n")
         assert left(folder) == {"given.txt": "given", "new.txt": "given back"}
 
-    def test_nothing_of_the_teacher_is_there(self, folder: Path, tmp_path: Path, tool: str) -> None:
+    def test_files_of_caller_are_not_visible(self, folder: Path, tmp_path: Path, tool: str) -> None:
         (tmp_path / "gradebook.db").write_text("the gradebook")
         with socket.create_server(("127.0.0.1", 0)) as server:
             program = f"""
@@ -865,28 +866,23 @@ print(9 in [os.wait()[1] for i in range(4)])
     def test_it_ends_and_leaves_nothing(self, folder: Path, tool: str, program: str, status: str) -> None:
         limits = replace(SMALL, wall=5)
         assert python(folder, FIRST + program, limits, sandbox=tool).status == status
-        listed = subprocess.run([tool, "ps", "--filter", f"name=ncutil-{os.getpid()}-", "-q"], capture_output=True)
+        listed = subprocess.run([tool, "ps", "--filter", f"name=sandbox-{os.getpid()}-", "-q"], capture_output=True)
         assert listed.stdout == b""
         assert gone(seconds(23))
         assert gone(FIRST + program)
 
 
 class TestWithout:
-    def test_refusal_says_what_is_at_risk_and_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_sandbox_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
         isolation.find_sandbox.cache_clear()
         with pytest.raises(NoSandboxError) as caught:
             isolation.find_sandbox()
-        for words in (
-            "the other submissions",
-            "apt install bubblewrap",
-            "--unsafe-no-sandbox",
-            "podman: not installed",
-        ):
+        for words in ("your files", "apt install bubblewrap", "podman: not installed"):
             assert words in str(caught.value)
         isolation.find_sandbox.cache_clear()
 
-    def test_a_tool_that_does_not_work_is_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_find_sandbox_skips_broken_tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("bwrap", "podman", "docker"):
             (tmp_path / name).write_text("#!/bin/sh\necho no permission for namespaces >&2\nexit 1\n")
             (tmp_path / name).chmod(0o755)
@@ -949,9 +945,7 @@ while not os.path.exists('seen') or str(started.pid) not in open('seen').read().
         assert ended.status == "done"
         assert gone(seconds(61))
 
-    def test_unsafe_does_not_wait_for_what_it_has_never_seen(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_unsafe_run_ends_despite_unseen_child(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(monitor, "GRACE", 0.5)
         monkeypatch.setattr(monitor, "_tree", lambda root: [])
         program = f"import subprocess\nsubprocess.Popen(['setsid', 'sleep', '{seconds(33)}'])\nprint('said')"

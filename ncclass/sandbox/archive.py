@@ -1,9 +1,10 @@
-"""A folder as a tar archive, and a stranger's archive as a folder: regular files and folders, nothing else.
+"""A folder as a tar archive, and an archive that is not trusted as a folder: regular files and folders, nothing else.
 
-The way in is written by `tarfile`; who reads it can only harm himself. The way out is a stranger's, byte for byte, and
-a reader of all of tar's dialects believes what such an archive says of itself: a name of gigabytes, a file of minus
-one byte, heads within heads. So it is read by the few lines below, which know the oldest dialect (POSIX ustar: heads
-of 512 bytes, each followed by the contents of a file in blocks of 512) and refuse the rest.
+`tarfile` writes the archive that goes in; the program in the sandbox reads it, and a mistake there costs that program
+alone. The program can forge every byte of the archive that comes out. A reader of all of tar's dialects believes what
+such an archive says of itself: a name of gigabytes, a file of minus one byte, heads within heads. So the few lines
+below read it. They know the oldest dialect (POSIX ustar: heads of 512 bytes, each followed by the contents of a file in
+blocks of 512) and refuse the rest.
 """
 
 import io
@@ -44,7 +45,7 @@ def pack(folder: Path) -> bytes:
 
 
 def unpack(source: IO[bytes], folder: Path, size: int, entries: int) -> None:
-    """Write the regular files and folders of a stranger's archive into an empty folder that nobody else can reach.
+    """Write the regular files and folders of an archive into an empty folder that nobody else can reach.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def unpack(source: IO[bytes], folder: Path, size: int, entries: int) -> None:
 
 
 def _heads(source: IO[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
-    """Name, kind and length of every entry; who gets one takes the contents before the next."""
+    """Name, kind and length of every entry; the caller reads the contents of one before it asks for the next."""
     while any(head := _exactly(source, BLOCK)):
         if head[257:262] != b"ustar":
             raise ValueError("it is not an archive")

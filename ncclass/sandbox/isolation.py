@@ -1,10 +1,13 @@
-"""Run a stranger's program: its own folder, its own process tree, no network, and limits on everything it can take.
+"""Run a program that is not trusted: its own folder, its own process tree, no network, limits on all that it can take.
 
-bubblewrap does the isolating (or podman, or docker); this module writes its command line. `watch` looks from outside at
-what the kernel doesn't bound, `syscalls` says what the kernel shall refuse, and `archive` takes the files that come out
-as what they are, a stranger's data. The folder never is a folder of this machine while the program runs: its files go
-in as an archive, live on a file system in memory whose size the kernel bounds, and come out as an archive. Explained,
-with what it does not promise, on the page about the sandbox.
+bubblewrap does the isolating (or podman, or docker); this module writes its command line. `monitor` bounds from outside
+what the kernel does not bound, `syscalls` lists what the kernel has to refuse, and `archive` reads the files that come
+out as data that is not trusted. The folder is never a folder of this machine while the program runs. Its files go in as
+an archive, live on a file system in memory whose size the kernel bounds, and come out as an archive. The page about the
+sandbox explains this, with what it does not promise.
+
+A program can read Python's environment, the system's libraries, and what the caller makes `readable`. The caller also
+says what is `private`: where the program could read that, it is not run.
 """
 
 import contextlib
@@ -22,17 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-import ncclass
-import ncutil
 from ncclass.sandbox import archive, syscalls
-from ncclass.sandbox.monitor import (
-    MARK,
-    MIB,
-    SYSTEMS,
-    Ended,
-    Limits,
-    watch,
-)
+from ncclass.sandbox.monitor import MARK, MIB, SYSTEMS, Ended, Limits, watch
 
 __all__ = ["BUBBLEWRAP", "NONE", "Ended", "Limits", "NoSandboxError", "find_sandbox", "keep_private", "run"]
 
@@ -47,12 +41,9 @@ PLACE = SYSTEMS[0]
 SPARE = 4
 """Processes besides those of the command: the wrapper, `timeout`, and what the wrapper starts."""
 
-SOLUTIONS = "notebooks/assignments"
-"""Where a clone has its problem sets with their solutions."""
-
 
 class NoSandboxError(RuntimeError):
-    """Nothing on this machine isolates a program; the message says what is at risk and what to install."""
+    """Nothing on this machine isolates a program, or it could read what is private; the message says what to do."""
 
 
 @cache
@@ -75,10 +66,9 @@ def find_sandbox() -> str:
             return tool
         complaints.append(f"{tool}: {(ended.output.strip() or ended.status).splitlines()[0]}")
     raise NoSandboxError(
-        "a submission is a stranger's program, and nothing here can isolate it: it could read the other submissions, "
-        "the solutions and your files, change them, and send them away. Install bubblewrap (Debian, Ubuntu: apt "
-        "install bubblewrap; Fedora: dnf install bubblewrap) or podman. If you trust every submission as your own "
-        f"program, say so with --unsafe-no-sandbox. Tried: {'; '.join(complaints)}"
+        "nothing here can isolate a program: it could read your files, change them, and send them away. Install "
+        "bubblewrap (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap) or podman. Tried: "
+        + "; ".join(complaints)
     )
 
 
@@ -86,12 +76,13 @@ def run(
     command: Sequence[str],
     folder: Path,
     *,
-    readable: Iterable[Path] = (),
+    readable: Sequence[Path] = (),
+    private: Iterable[Path] = (),
     limits: Limits | None = None,
     sandbox: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run a command on the files of a folder, out of reach of everything else.
+    """Run a command on the files of a folder; it can reach nothing else.
 
     Parameters
     ----------
@@ -100,38 +91,40 @@ def run(
     folder : Path
         Its regular files go in. When the command has ended or was ended, the folder holds what it left: regular files
         and folders, nothing else. Where that is too much or cannot be read, the folder is as it was.
-    readable : iterable of Path
-        What it may read besides Python's environment, the system's libraries and `ncutil`, under the same names.
+    readable : sequence of Path
+        What it may read besides Python's environment and the system's libraries, under the same absolute names.
+    private : iterable of Path
+        What it must not be able to read, as in `keep_private`.
     limits : Limits, optional
     sandbox : str, optional
         "bwrap", "podman" or "docker"; found if not given. "none" isolates nothing and only sets what limits it can.
     env : mapping, optional
-        Variables to add to the few that it gets; nothing of this process's environment is handed on.
+        Variables to add to the few that it gets, such as PYTHONPATH; it gets none of this process's own.
 
     Raises
     ------
     NoSandboxError
-        No sandbox was named and none works here, or the command could read the solutions of the problem sets.
+        No sandbox was named and none works here, or the command could read what is private.
     """
     limits = limits or Limits()
     sandbox = sandbox or find_sandbox()
     variables = _environment() | dict(env or {})
     if sandbox == NONE:
         return _run_bare(command, folder, limits, variables)
+    keep_private(private, readable)
     inside = _inside(command, limits)
-    seen = [*_libraries(), *(path.resolve() for path in readable)]
-    _keep_solutions_out(seen)
+    shown = _outermost([*_libraries(), *(path.absolute() for path in readable)])
     packed = archive.pack(folder)
     with tempfile.TemporaryFile() as left:
         if sandbox == BUBBLEWRAP:
             with _filter() as allowed:
-                words = _bubblewrap(inside, seen, limits, variables, allowed)
+                words = _bubblewrap(inside, shown, limits, variables, allowed)
                 # The first process in there keeps the environment that it was started with: it gets next to none.
                 ended = watch(words, limits, packed, left, env={}, pass_fds=allowed)
         else:
-            name = f"ncutil-{os.getpid()}-{next(_COUNTER)}"
+            name = f"sandbox-{os.getpid()}-{next(_COUNTER)}"
             try:
-                ended = watch(_container(sandbox, name, inside, seen, limits, variables), limits, packed, left)
+                ended = watch(_container(sandbox, name, inside, shown, limits, variables), limits, packed, left)
             finally:
                 # Ending the command does not end a container; where it has ended by itself this does nothing.
                 subprocess.run([sandbox, "kill", name], capture_output=True)
@@ -155,17 +148,18 @@ fi 2>/dev/null
 tar --format=ustar --hard-dereference -cf - .
 exit $status
 """
-"""Take the files in, run the command, end whatever it left running, hand the files out. It runs as the stranger does,
-who can stop it, and where the kernel has no Yama also write into it: what that loses or forges are the own files, which
-are read as a stranger's in any case. What `tar` cannot put into an archive of that form (a name that is too long) it
-leaves out and says so."""
+"""Take the files in, run the command, end whatever it left running, hand the files out.
+
+It runs with the same rights as the command. So the command can stop it and, where the kernel has no Yama, write into
+it. That can lose or forge only the command's own files, and those are not trusted. `tar` leaves out what does not fit
+into an archive of this form, such as a name that is too long, and prints which."""
 
 
 def _inside(command: Sequence[str], limits: Limits) -> list[str]:
     """The command in its wrapper, under limits that the kernel keeps."""
     memory = limits.memory * MIB
     return [
-        # For all that runs as the stranger does, and so may be made to do what he likes.
+        # These bound all that runs with the command's rights: the command could take it over.
         "prlimit",
         f"--cpu={limits.cpu}:{limits.cpu + 1}",
         f"--data={memory}",
@@ -209,51 +203,50 @@ def _environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(Path(ncutil.__file__).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
 @cache
 def _libraries() -> tuple[Path, ...]:
-    """Folders of Python, its packages, and `ncutil`; the system's own come with /usr."""
+    """Folders of Python and its packages; the system's own come with /usr."""
     paths = [sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
     if site.ENABLE_USER_SITE:
         paths.append(site.getusersitepackages())
-    found = [Path(path) for path in paths] + [Path(package.__path__[0]) for package in (ncutil, ncclass)]
-    kept: list[Path] = []
-    for path in sorted({path for path in found if path.exists() and not path.is_relative_to("/usr")}):
+    return tuple(path for path in map(Path, paths) if path.exists())
+
+
+def _outermost(paths: Iterable[Path]) -> list[Path]:
+    """Paths that lie in no other of them, nor in /usr."""
+    kept = [Path("/usr")]
+    for path in sorted(paths):
         if not any(path.is_relative_to(parent) for parent in kept):
             kept.append(path)
-    return tuple(kept)
+    return kept[1:]
 
 
-def _keep_solutions_out(seen: Iterable[Path]) -> None:
-    """Refuse what would show a submission the problem sets with their solutions."""
-    here = Path(ncutil.__file__).resolve().parents[1] / SOLUTIONS
-    for path in seen:
-        if (path / SOLUTIONS).exists() or (here.exists() and here.is_relative_to(path.resolve())):
-            raise NoSandboxError(
-                f"submissions can read Python's environment, and {path} holds the problem sets with their solutions: "
-                "make the environment in a folder of its own, such as .venv"
-            )
+def keep_private(private: Iterable[Path], readable: Iterable[Path] = ()) -> None:
+    """Refuse where a program could read a private place.
 
-
-def keep_private(*places: Path) -> None:
-    """Refuse where a submission could read the home folder or one of some other folders that exist.
+    Parameters
+    ----------
+    private : iterable of Path
+        Files and folders; a relative path is looked for in every folder that a program can read.
+    readable : iterable of Path
+        What programs may read besides Python's environment and the system's libraries.
 
     Raises
     ------
     NoSandboxError
-        Such a folder lies in what every submission is shown.
+        One of the places exists and lies in what a program can read.
     """
-    for path in (Path("/usr"), *_libraries()):
-        for place in (*places, Path(os.path.expanduser("~"))):
-            if place.exists() and place.resolve().is_relative_to(path.resolve()):
-                raise NoSandboxError(
-                    f"submissions can read Python's environment and the system's libraries, and {path} holds {place}: "
-                    "make the environment in a folder of its own, such as .venv, or move that folder"
-                )
+    for shown, place in itertools.product((Path("/usr"), *_libraries(), *readable), tuple(private)):
+        found = shown / place
+        if found.exists() and found.resolve().is_relative_to(shown.resolve()):
+            raise NoSandboxError(
+                f"a program in the sandbox can read {shown}, and that holds {found}, which is private: make Python's "
+                "environment in a folder of its own, such as .venv, or move what is private"
+            )
 
 
 _COUNTER = itertools.count()
@@ -333,7 +326,7 @@ def _container(
 
 
 def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: Mapping[str, str]) -> Ended:
-    """No isolation: a session of its own and the limits of single processes, for submissions that one trusts."""
+    """No isolation: a session of its own and the limits of single processes, for programs that one trusts."""
     words = list(command)
     if shutil.which("prlimit"):
         bounds = [f"--cpu={limits.cpu}:{limits.cpu + 1}", f"--data={limits.memory * MIB}", f"--nofile={limits.files}"]
@@ -347,7 +340,7 @@ def _run_bare(command: Sequence[str], folder: Path, limits: Limits, variables: M
 
 
 def _take_out(source: IO[bytes], folder: Path, limits: Limits, ended: Ended) -> Ended:
-    """Put what is in a stranger's archive in place of what is in a folder, all or nothing."""
+    """Put what is in an archive that came out in place of what is in a folder, all or nothing."""
     source.seek(0)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:

@@ -1,8 +1,7 @@
-"""Watch a command from outside: feed it, keep what it says, end it where it takes what the kernel does not bound.
+"""Watch a command from outside: feed it, keep its output, end it where it takes what the kernel does not bound.
 
-The kernel's limits are those of single processes; what a whole tree of them takes together is looked at here, ten
-times a second. All of it is read from /proc, where a submission shows what it cannot hide: a process that hides its
-memory, as each may, has taken too much.
+The kernel limits single processes. What a whole tree of them takes together is read here from /proc, ten times a
+second. Every process may hide its memory from its user; one that does counts as one that takes too much.
 """
 
 import contextlib
@@ -23,11 +22,11 @@ MIB = 2**20
 MARK = "/.sandbox"
 """A folder that only a sandbox has at its root."""
 
-SYSTEMS = ("/submission", "/tmp", "/dev/shm")
+SYSTEMS = ("/folder", "/tmp", "/dev/shm")
 """The file systems in memory that a program in a sandbox may write to; it starts in the first."""
 
 GRACE = 5.0
-"""Seconds within which the files have to be out, after the wall time or after the watch has ended the program."""
+"""Seconds within which the files have to be out, after the wall time or after the monitor has ended the program."""
 
 PATIENCE = 1.0
 """Seconds within which a program that was ended has to have given its memory back."""
@@ -108,7 +107,7 @@ def watch(
     started = time.monotonic()
     process = subprocess.Popen(
         words,
-        # A pipe, and no file: who can reopen it inside finds nothing of this machine.
+        # A pipe, and no file: a program that reopens it finds nothing of this machine.
         stdin=subprocess.PIPE if packed else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if left else subprocess.STDOUT,
@@ -216,7 +215,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _sweep(tree: Iterable[psutil.Process]) -> None:
     """End everything in a sandbox but its first processes and those that the wrapper, one of them, has started.
 
-    Of these, `timeout` is ended: then the wrapper hands the files out. A submission can take on that name, but it can
+    Of these, `timeout` is ended: then the wrapper hands the files out. The program can take on that name, but it can
     neither become a child of the wrapper nor have its number.
     """
     for process in tree:
@@ -328,9 +327,9 @@ def _sum(text: str, *names: str) -> int:
 
 
 def _unnamed_files(threads: Iterable[Path]) -> int:
-    """Bytes in memory that count as files, which somebody holds open; each thread may have its own.
+    """Bytes in memory that count as files and that a thread holds open; each thread may have its own.
 
-    Where there is a filter of system calls, none can be made; one that is mapped counts for who has mapped it.
+    Where there is a filter of system calls, none can be made. One that is mapped counts for the process that mapped it.
     """
     found = {}
     for thread in threads:

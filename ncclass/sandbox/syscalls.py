@@ -1,8 +1,8 @@
-"""Which system calls a submission may not make: a small filter that the kernel runs before each (seccomp, in BPF).
+"""Which system calls a program may not make: a small filter that the kernel runs before each (seccomp, in BPF).
 
-Everything is allowed but a list: calls that take over other processes, keys of the user who grades, parts of the kernel
-that no notebook needs and that had holes, mounts and namespaces, memory that counts for no process, larger buffers of
-sockets, and all families of sockets but two. What is on the list fails with EPERM; the rest of the program goes on.
+Everything is allowed but a list: calls that take over other processes, keys of the user who runs the sandbox, parts of
+the kernel that had holes and that few programs need, mounts and namespaces, memory that counts for no process, larger
+buffers of sockets, and all families of sockets but two. What is on the list fails with EPERM, and the program goes on.
 
 Files in /proc are not on it: through /proc/PID/mem a program may still write into its neighbours in the sandbox that
 run as the same user, the wrapper and `timeout` included, unless the kernel itself forbids that (Yama).
@@ -82,7 +82,7 @@ LEVEL, BUFFERS = 1, (7, 8, 32, 33, 60)
 
 MMAP = (9, 222)
 SHARED, ANONYMOUS = 0x01, 0x20
-"""Flags of a mapping; with both it is a file without a name, whose pages stay where nobody has them mapped."""
+"""Flags of a mapping; with both it is a file without a name, whose pages stay where no process has them mapped."""
 
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Column of the numbers above, and the kernel's name for the machine (`linux/audit.h`)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from ncclass.collection import PACKAGES
 from ncclass.sandbox import isolation
 from ncclass.sandbox.isolation import NONE, Limits, NoSandboxError
 
@@ -35,7 +36,8 @@ def test_start(benchmark: BenchmarkFixture, tmp_path: Path, program: str) -> Non
             folder,
             limits=Limits(),
             sandbox=tool,
-            env={"MPLCONFIGDIR": ".matplotlib", "MPLBACKEND": "Agg"},
+            readable=PACKAGES,
+            env={"PYTHONPATH": str(PACKAGES[0].parent), "MPLCONFIGDIR": ".matplotlib", "MPLBACKEND": "Agg"},
         )
         assert ended.status == "done", ended.output
         return time.perf_counter() - clock
