@@ -132,7 +132,7 @@ mystnb:
     alt: A line that wobbles about three.
 ---
 plt.plot(frame.x)
-figures.share("wobble", frame)
+figures.publish("wobble", frame)
 ```
 
 ```{code-cell} ipython3

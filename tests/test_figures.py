@@ -81,10 +81,10 @@ def test_bound(quantum: bool, dashes: str) -> None:
     assert height < box.y0 < height + 20
 
 
-def test_share_hands_the_data_over(shell: InteractiveShell) -> None:
+def test_publish_hands_the_data_over(shell: InteractiveShell) -> None:
     frame = pd.DataFrame({"width": [2, 3], "s": [1.5, 2 * np.sqrt(2)], "task": ["and, or", "xor"]}, index=[7, 9])
     with capture_output() as captured:
-        figures.share("s-by-width", frame)
+        figures.publish("s-by-width", frame)
     (output,) = [output for output in captured.outputs if TABLE_MIME in output.data]
     assert output.data["text/plain"] == "s-by-width: 2 rows of width, s, task"
     assert output.data[TABLE_MIME]["name"] == "s-by-width"
@@ -92,12 +92,12 @@ def test_share_hands_the_data_over(shell: InteractiveShell) -> None:
     pd.testing.assert_frame_equal(back, frame.reset_index(drop=True), rtol=1e-7)
 
 
-def test_share_shows_the_current_figure_with_its_data(shell: InteractiveShell) -> None:
+def test_publish_shows_the_current_figure_with_its_data(shell: InteractiveShell) -> None:
     """Picture and data are one output, so that neither can end up beside another's; the figure is closed then."""
     _, ax = plt.subplots(figsize=(2, 1))
     ax.plot([0, 1])
     with capture_output() as captured:
-        figures.share("line", pd.DataFrame({"s": [0, 1]}))
+        figures.publish("line", pd.DataFrame({"s": [0, 1]}))
     (output,) = captured.outputs
     assert base64.b64decode(output.data["image/png"]).startswith(b"\x89PNG")
     assert output.data[TABLE_MIME]["name"] == "line"
@@ -105,20 +105,20 @@ def test_share_shows_the_current_figure_with_its_data(shell: InteractiveShell) -
 
 
 @pytest.mark.parametrize("name", ["", "-", "a b", "a/b", "../a", "a.csv", "a_b", "a\n"])
-def test_share_refuses_a_name_that_is_no_file_name(name: str, shell: InteractiveShell) -> None:
+def test_publish_refuses_a_name_that_is_no_file_name(name: str, shell: InteractiveShell) -> None:
     with capture_output() as captured, pytest.raises(ValueError, match="letters, digits and hyphens; got"):
-        figures.share(name, pd.DataFrame({"s": [1]}))
+        figures.publish(name, pd.DataFrame({"s": [1]}))
     assert not captured.outputs
 
 
 @given(st.text(alphabet='/\\. _:*?"<>|\0', min_size=1, max_size=8), st.sampled_from(["", "a"]))
-def test_share_refuses_every_separator(bad: str, good: str) -> None:
+def test_publish_refuses_every_separator(bad: str, good: str) -> None:
     with pytest.raises(ValueError, match="letters, digits and hyphens"):
-        figures.share(good + bad + good, pd.DataFrame({"s": [1]}))
+        figures.publish(good + bad + good, pd.DataFrame({"s": [1]}))
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"s": []}), pd.DataFrame(index=[0, 1])])
-def test_share_refuses_an_empty_frame(frame: pd.DataFrame, shell: InteractiveShell) -> None:
+def test_publish_refuses_an_empty_frame(frame: pd.DataFrame, shell: InteractiveShell) -> None:
     with capture_output() as captured, pytest.raises(ValueError, match="figure 'empty' has no data"):
-        figures.share("empty", frame)
+        figures.publish("empty", frame)
     assert not captured.outputs

@@ -125,7 +125,7 @@ def graph(
     return ax
 
 
-def share(name: str, frame: pd.DataFrame) -> None:
+def publish(name: str, frame: pd.DataFrame) -> None:
     """Show the current figure and hand its data to the reader as `name`.csv.
 
     Picture and data are one output: `ncutil run` keeps the frame beside the run, and the page links it under the
