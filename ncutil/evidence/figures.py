@@ -4,6 +4,7 @@ Line styles and markers differ as well as colours; the classical bound is always
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,6 +59,12 @@ def bound(ax: Axes, value: float, label: str, *, quantum: bool = False) -> None:
         fontsize="small",
         color="0.25",
     )
+
+
+def points(ax: Axes, x: ArrayLike, table: pd.DataFrame, **style: Any) -> None:
+    """Draw means with their intervals at `x`, from the columns mean, low and high of a table (`stats.summary`)."""
+    error = [table["mean"] - table.low, table.high - table["mean"]]
+    ax.errorbar(np.asarray(x), table["mean"], np.maximum(error, 0), capsize=3, **style)
 
 
 def graph(

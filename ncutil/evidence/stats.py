@@ -1,7 +1,7 @@
-"""Intervals for what an experiment estimates: bootstrap over independent runs, Wilson for rates.
+"""95 % intervals of estimates: bootstrap over independent runs, Wilson for rates.
 
-Every number of the book that comes from random runs carries a 95 % interval made here. Runs are the unit of
-resampling, because what happens inside a run (contexts, inputs, heads) shares its seed.
+All intervals of the book are made here. Resampling draws whole runs, because what happens inside a run (contexts,
+inputs, heads) shares one seed. `ncutil.evidence.report` puts estimate and interval into a chapter.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,22 @@ Interval = tuple[float, float]
 Statistic = Callable[[NDArray[np.float64]], float]
 
 
+class NoIntervalError(ValueError):
+    """The data cannot give an interval: too few of them, or values that are not finite. The message says which."""
+
+
 def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean())
 
 
 def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, draws: int = 2000) -> Interval:
-    """Percentile bootstrap interval of a statistic of independent runs (Efron 1979), widened where they are few.
+    """Percentile bootstrap interval of a statistic of independent runs (Efron 1979), widened for few runs.
 
-    Resamples of n runs spread by a factor of sqrt((n - 1) / n) too little, and their quantiles know nothing of how
-    uncertain that spread is. So quantiles further out are taken, those at which the interval of a mean is as wide as
-    Student's (Hesterberg 2015, "expanded percentile"). No quantile lies beyond the values: of normal runs the interval
-    holds the mean in 87 % of cases for n = 4, 91 % for 5, 93 % for 6, and 94 to 95 % from 8 on (plain percentiles: 80 %
-    for 4, 90 % for 10).
+    Means of resamples of n runs vary less than means of fresh runs, by a factor of sqrt((n - 1) / n), and plain
+    percentiles ignore that the variance is estimated. So this function takes quantiles further out: those that make
+    the interval of a mean as wide as Student's (Hesterberg 2015, "expanded percentile"). The interval of a mean stays
+    within the values. For normal runs it holds the mean in 87 % of cases for n = 4, 91 % for 5, 93 % for 6, and 94 to
+    95 % from 8 on (plain percentiles: 80 % for 4, 90 % for 10).
 
     Parameters
     ----------
@@ -49,7 +53,7 @@ def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, dra
 
     Raises
     ------
-    ValueError
+    NoIntervalError (a ValueError)
         Fewer than two runs, values that are not finite, or a statistic that is NaN on every resample.
 
     Examples
@@ -60,16 +64,17 @@ def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, dra
     """
     rows = np.asarray(values, float)
     if rows.ndim == 0 or len(rows) < 2:
-        raise ValueError(f"a bootstrap needs at least two runs; got shape {rows.shape}")
+        got = "a single number" if rows.ndim == 0 else len(rows)
+        raise NoIntervalError(f"an interval needs at least two runs; got {got}")
     if not np.isfinite(rows).all():
-        raise ValueError(f"{int((~np.isfinite(rows)).sum())} of {rows.size} values are not finite")
+        raise NoIntervalError(f"{int((~np.isfinite(rows)).sum())} of {rows.size} values are not finite")
     rng = np.random.default_rng(seed)
     if statistic is _mean and rows.ndim == 1:
         estimates = _resampled_means(rows, rng, draws)
     else:
         estimates = np.array([statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(draws)])
     if np.isnan(estimates).all():
-        raise ValueError("the statistic is NaN on every resample")
+        raise NoIntervalError("the statistic is NaN on every resample")
     tail = _tail(len(rows))
     low, high = np.nanquantile(estimates, [tail, 1 - tail])
     return float(low), float(high)
@@ -94,7 +99,7 @@ def _resampled_means(rows: NDArray[np.float64], rng: np.random.Generator, draws:
 def wilson(successes: int, trials: int) -> Interval:
     """Wilson score interval of a rate (Wilson 1927), 95 %.
 
-    Raises ValueError unless 0 <= successes <= trials and trials >= 1.
+    Raises NoIntervalError without a trial, ValueError unless 0 <= successes <= trials.
 
     Examples
     --------
@@ -103,7 +108,8 @@ def wilson(successes: int, trials: int) -> Interval:
     True
     """
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"a rate needs 0 <= successes <= trials and a trial; got {successes} of {trials}")
+        kind = NoIntervalError if successes == trials == 0 else ValueError
+        raise kind(f"a rate needs 0 <= successes <= trials and a trial; got {successes} of {trials}")
     interval = binomtest(int(successes), int(trials)).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -121,7 +127,8 @@ def summary(frame: pd.DataFrame, by: str | Sequence[str], value: str, *, seed: i
     Returns
     -------
     DataFrame
-        The `by` columns, then `mean`, `low`, `high` in the units of `value`, `sd`, and `runs`.
+        The `by` columns, then `mean`, `low`, `high` in the units of `value`, `sd`, and `runs`. A group of one run has
+        a mean only; a group without a value has no row.
 
     Examples
     --------
@@ -138,6 +145,9 @@ def summary(frame: pd.DataFrame, by: str | Sequence[str], value: str, *, seed: i
     rows = []
     for group, part in frame.dropna(subset=[value]).groupby(keys, sort=True, observed=True):
         values = part[value].to_numpy(float)
-        low, high = bootstrap(values, seed=seed)
-        rows.append([*group, values.mean(), low, high, values.std(ddof=1), len(values)])
+        low = high = sd = np.nan
+        if len(values) > 1:
+            low, high = bootstrap(values, seed=seed)
+            sd = values.std(ddof=1)
+        rows.append([*group, values.mean(), low, high, sd, len(values)])
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "sd", "runs"])
