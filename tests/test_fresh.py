@@ -10,8 +10,6 @@ import pytest
 import yaml
 from conftest import ROOT, clone_environment, copy_project, git
 
-pytestmark = pytest.mark.slow
-
 LEFT_TO_CI = {
     "make test": "this is what runs these tests",
     ".venv/bin/python -m pytest -n 2 --dist loadgroup": "what 'make test' runs",
