@@ -173,6 +173,32 @@ def test_docstring_of_a_package_names_its_rooms(name: str) -> None:
     assert not missing, f"{name} does not name {sorted(missing)}"
 
 
+def test_reference_has_every_public_module() -> None:
+    listed = set(re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book" / "api.md").read_text(), re.MULTILINE))
+    public = {
+        name
+        for name, path in modules().items()
+        if name.startswith("ncutil.") and path.name != "__init__.py" and not path.name.startswith("_")
+    }
+    assert public <= listed <= modules().keys()
+
+
+def test_changelog_names_modules_that_exist() -> None:
+    moved = re.findall(r"^\| `[\w.]+` \| `([\w.]+)`", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert moved
+    assert set(moved) <= modules().keys()
+
+
+def test_devcontainer_installs_what_the_gate_does() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    gate = (ROOT / ".ci" / "run").read_text()
+    for package in ("bubblewrap", "chromium", "fonts-dejavu", "fonts-liberation", "make"):
+        assert package in gate
+        assert package in container["onCreateCommand"].split()
+    assert container["postCreateCommand"] == "make book"
+    assert container["image"].startswith("python:3.11")
+
+
 def lines(paths: Iterable[Path]) -> int:
     return sum(len(path.read_text().splitlines()) for path in paths)
 
