@@ -19,3 +19,9 @@ comes out.
 `python -m ncpress`, installed as the command `ncutil`, is the command line. The press imports `ncutil.ground` and
 `ncutil.evidence`, and no science; no chapter imports the press.
 """
+
+import sys
+
+# Where it is installed, jsonschema imports this package to check addresses that no notebook has, and it compiles a
+# grammar at its import: two thirds of the time that a command of ours needs to start.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
