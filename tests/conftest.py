@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 TIERS = {
     "unit": "everything else: no build, no browser, no sandbox; under a minute on two cores",
-    "build": "whole commands: chapters, books, environments, type checks",
+    "build": "whole commands and studies: chapters, books, environments, type checks",
     "browser": "built pages in a Chromium",
     "sandbox": "programs in the grading sandbox",
     "classroom": "problem sets and their grading",
@@ -41,9 +41,13 @@ TIER_OF_FILE = {
 }
 
 TIER_OF_TEST = {
+    "test_a_study_that_is_stopped_ends_at_once_and_keeps_what_is_finished": "build",
     "test_chapter_runs_on_a_users_file_with_every_check": "build",
     "test_checkers_are_content": "build",
+    "test_killed_study_goes_on_where_it_was": "build",
+    "test_memory_does_not_grow_with_the_number_of_blocks": "build",
     "test_pdf_is_printed": "browser",
+    "test_the_command_writes_tables_and_their_record": "build",
 }
 
 TIER_OF_FIXTURE = {"browser": "browser", "graded": "classroom", "book": "build", "built": "build", "clone": "build"}
