@@ -32,10 +32,22 @@ MUTATIONS = [
         "ncutil/ground/staleness.py::ncutil.ground.staleness.tree",
     ),
     Mutation(
+        "ncutil/ground/staleness.py",
+        '"versions": versions(*sources, *(path.read_text(encoding="utf-8") for path in reached.values())),',
+        '"versions": {},',
+        "tests/test_ground.py::test_key_sees_a_new_version_of_numpy",
+    ),
+    Mutation(
+        "ncutil/ground/staleness.py",
+        '"data": {_place(path, root): checksum(path) for path in data},',
+        '"data": {path.name: checksum(path) for path in data},',
+        "tests/test_ground.py::test_key_tells_data_of_one_name_apart",
+    ),
+    Mutation(
         "ncutil/ground/files.py",
-        'total.update(len(data).to_bytes(8, "big") + data)',
-        "total.update(data)",
-        "ncutil/ground/files.py::ncutil.ground.files.digest",
+        'part = path.with_name(f".{os.getpid()}-{get_ident()}-{path.name}")',
+        "part = path",
+        "tests/test_ground.py::test_replacing_keeps_the_old_file_on_an_error",
     ),
     Mutation(
         "ncutil/ground/files.py",
