@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import ncpress  # noqa: F401, before any test imports nbformat: what it leaves out then is not imported at all
 from ncutil.ground.files import lock
 
 # No test asserts a time, so none may fail on a slow machine.

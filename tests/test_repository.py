@@ -183,10 +183,13 @@ def test_reference_has_every_public_module() -> None:
     assert public <= listed <= modules().keys()
 
 
-def test_changelog_names_modules_that_exist() -> None:
+def test_changelog_names_what_exists() -> None:
     moved = re.findall(r"^\| `[\w.]+` \| `([\w.]+)`", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert moved
-    assert set(moved) <= modules().keys()
+    for name in moved:
+        place, _, inside = name.rpartition(".")
+        there = name in modules() or (place in modules() and re.search(rf"\b{inside}\b", modules()[place].read_text()))
+        assert there, name
 
 
 def test_devcontainer_installs_what_the_gate_does() -> None:
