@@ -1,17 +1,18 @@
-"""What the chapters and problem sets of *NCnet and neurashed, recomputed* import.
+"""What the chapters and problem sets of *NCnet and neurashed, recomputed* import, in rooms by subject.
 
-| room | modules | used by chapter |
+| room | subject | used by chapter |
 | --- | --- | --- |
-| `ncutil.bell` | `chsh`: correlators, bounds, contextuality; `ncnet`: NCnet as an experiment | 1, 2 |
-| `ncutil.training` | `ensembles`: thousands of small networks at once | 2 |
-| `ncutil.lora` | `adapters`: LoRA, many at once; `bit_tasks`; `text_tasks`, `top_layer`, `text_study` | 3 |
-| `ncutil.neurashed` | `model`: neurashed; `information`; `elasticity`; `separation` | 4, 5, 6 |
-| `ncutil.evidence` | `stats`: intervals; `claims`: verdicts; `figures`; `outputs` | all |
-| `ncutil.studies` | `catalogue`: long studies and their tables; `summary`; a module for each study | 2 |
-| `ncutil.ground` | `files`; `staleness`; `checks` | none |
+| `ncutil.bell` | CHSH correlations, their bounds, contextuality; NCnet as an experiment | 1, 2 |
+| `ncutil.training` | thousands of small networks, trained at once | 2 |
+| `ncutil.lora` | LoRA: adapters, tasks, and studies with real encoders | 3 |
+| `ncutil.neurashed` | Su's model; information, local elasticity, separation of classes | 4, 5, 6 |
+| `ncutil.evidence` | intervals, claims and their verdicts, figures with their data | all |
+| `ncutil.studies` | studies longer than a chapter, and their published tables | 2 |
+| `ncutil.ground` | files, and the rule for what is stale | none |
 
-No room imports one below it in the order ground, evidence, bell and the other science, studies. Importing `ncutil`
-imports none of them, and only `lora`, `neurashed.elasticity` and `neurashed.separation` bring PyTorch.
+The docstring of each room names its modules. Imports go one way: every room may import `ground`; `bell` imports
+`training`, `lora` imports `bell`, and `studies` imports `bell` and `training`. Importing `ncutil` imports no room. Only
+`lora`, `neurashed.elasticity` and `neurashed.separation` import PyTorch at once.
 """
 
 __version__ = "0.2.0"

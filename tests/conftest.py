@@ -1,4 +1,4 @@
-"""Clones to test in: the project as it stands, and a small one with two quick chapters."""
+"""Clones to test in, the project as it stands and a small one with two quick chapters, and the tiers of the tests."""
 
 import functools
 import http.server
@@ -7,17 +7,70 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+import ncpress  # noqa: F401, before any test imports nbformat: what it leaves out then is not imported at all
+from ncutil.ground.files import lock
 
 # No test asserts a time, so none may fail on a slow machine.
 settings.register_profile("book", deadline=None)
 settings.load_profile("book")
 
 ROOT = Path(__file__).parents[1]
+
+TIERS = {
+    "unit": "everything else: no build, no browser, no sandbox; under a minute on two cores",
+    "build": "whole commands and studies: chapters, books, environments, type checks",
+    "browser": "built pages in a Chromium",
+    "sandbox": "programs in the grading sandbox",
+    "classroom": "problem sets and their grading",
+}
+"""The tiers of the tests; each test has one, as a marker: `pytest -m unit`."""
+
+TIER_OF_FILE = {
+    "test_classroom": "classroom",
+    "test_fresh": "build",
+    "test_hostile": "sandbox",
+    "test_lora_chapter": "build",
+    "test_problem_sets": "classroom",
+    "test_sandbox": "sandbox",
+    "test_site": "browser",
+}
+
+TIER_OF_TEST = {
+    "test_a_study_that_is_stopped_ends_at_once_and_keeps_what_is_finished": "build",
+    "test_chapter_runs_on_a_users_file_with_every_check": "build",
+    "test_checkers_are_content": "build",
+    "test_killed_study_goes_on_where_it_was": "build",
+    "test_memory_does_not_grow_with_the_number_of_blocks": "build",
+    "test_pdf_is_printed": "browser",
+    "test_the_command_writes_tables_and_their_record": "build",
+}
+
+TIER_OF_FIXTURE = {"browser": "browser", "graded": "classroom", "book": "build", "built": "build", "clone": "build"}
+"""Where neither file nor name decides, the first of these fixtures that a test uses does; without one it is a unit."""
+
+
+def tier(item: pytest.Item) -> str:
+    """The tier of a test."""
+    by_fixture = [found for name, found in TIER_OF_FIXTURE.items() if name in getattr(item, "fixturenames", ())]
+    name = getattr(item, "originalname", item.name)
+    return TIER_OF_TEST.get(name) or TIER_OF_FILE.get(item.path.stem) or next(iter(by_fixture), "unit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in TIERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(tier(item))
+
 
 CLAIMS = """
 - id: alpha-two
@@ -231,21 +284,40 @@ def make_small_clone(target: Path) -> Path:
     return target
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, once for all processes that run the tests."""
+    place = factory.getbasetemp()
+    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+    whole = place / "whole"
+    with lock(place.with_suffix(".lock")):
+        if not whole.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            make(place / "clone")
+            whole.touch()
+    return place / "clone"
+
+
+@pytest.fixture(scope="session")
+def _cloned_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "small", make_small_clone)
+
+
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
+def clone(_cloned_once: Path, tmp_path: Path) -> Path:
     """A fresh small clone, nothing run."""
-    return make_small_clone(tmp_path / "clone")
+    return Path(shutil.copytree(_cloned_once, tmp_path / "clone", symlinks=True))
 
 
 @pytest.fixture(scope="session")
 def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = make_small_clone(tmp_path_factory.mktemp("built") / "clone")
-    done = cli(target, "build")
-    assert done.returncode == 0, done.stderr
-    for words in (["compare", "--accept"], ["build", "--check"]):
-        done = cli(target, *words)
-        assert done.returncode == 0, done.stderr
-    return target
+    def make(target: Path) -> None:
+        make_small_clone(target)
+        for words in (["build"], ["compare", "--accept"], ["build", "--check"]):
+            done = cli(target, *words)
+            assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "built", make)
 
 
 @pytest.fixture
@@ -280,11 +352,14 @@ def plant_canaries(clone: Path) -> int:
 @pytest.fixture(scope="session")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as it stands, executed and built in the smoke profile; its problem sets carry canaries."""
-    target = copy_project(tmp_path_factory.mktemp("book") / "clone")
-    plant_canaries(target)
-    done = cli(target, "build", "--profile", "smoke")
-    assert done.returncode == 0, done.stderr
-    return target
+
+    def make(target: Path) -> None:
+        copy_project(target)
+        plant_canaries(target)
+        done = cli(target, "build", "--profile", "smoke")
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "book", make)
 
 
 @pytest.fixture(scope="session")

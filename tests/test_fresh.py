@@ -1,16 +1,16 @@
 """A fresh machine: the README's commands in a fresh clone, and what environment.yml asks of pip."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT, clone_environment, copy_project, git
-
-pytestmark = pytest.mark.slow
 
 LEFT_TO_CI = {
     "make test": "this is what runs these tests",
@@ -30,6 +30,10 @@ def commands(page: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
+def unquoted(command: str) -> str:
+    return shlex.join(shlex.split(command))
+
+
 def test_commands_left_to_ci_are_run_there() -> None:
     workflows = "\n".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
     gate, makefile = (ROOT / ".ci" / "run").read_text(), (ROOT / "Makefile").read_text()
@@ -42,50 +46,58 @@ def test_commands_left_to_ci_are_run_there() -> None:
     assert set(LEFT_TO_CI) <= set(commands(ROOT / "README.md"))
 
 
-@pytest.mark.xdist_group("fresh")
-def test_readme_commands_work_in_a_fresh_clone(tmp_path: Path) -> None:
-    clone = copy_project(tmp_path / "clone")
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
+    """A clone in which README's commands have run, the environment for more of them, and the commands."""
+    clone = copy_project(tmp_path_factory.mktemp("fresh") / "clone")
     git(clone, "init", "-q", ".")
     git(clone, "add", "-A")
     git(clone, "commit", "-q", "-m", "As it stands")
-    fresh = {name: value for name, value in clone_environment(clone).items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in clone_environment(clone).items() if name != "PYTHONPATH"}
     # The same commands at the smoke profile's size; the book profile has its own job.
-    fresh |= {"NCUTIL_BUILD_PROFILE": "smoke", "PYTHON": sys.executable, **QUICKLY}
-    ran = []
-    for command in commands(ROOT / "README.md"):
-        if command in LEFT_TO_CI:
-            continue
+    environment |= {"NCUTIL_BUILD_PROFILE": "smoke", "PYTHON": sys.executable, **QUICKLY}
+    ran = [command for command in commands(ROOT / "README.md") if command not in LEFT_TO_CI]
+    for command in ran:
         done = subprocess.run(
-            ["bash", "-euc", command], cwd=clone, env=fresh, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            ["bash", "-euc", command],
+            cwd=clone,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        ran.append(command)
-    assert "make book" in ran
-    assert (clone / "_build" / "html" / "index.html").is_file()
-    page = (clone / "_build" / "html" / "notebooks" / "02-ncnet.html").read_text()
-    assert "smoke" in page
+    yield clone, environment, ran
     shutil.rmtree(clone)
 
 
 @pytest.mark.xdist_group("fresh")
-def test_environment_yml_installs_and_imports(tmp_path: Path) -> None:
-    clone = copy_project(tmp_path / "clone")
+def test_readme_commands_work_in_a_fresh_clone(fresh: tuple[Path, dict[str, str], list[str]]) -> None:
+    clone, _, ran = fresh
+    assert "make book" in ran
+    assert (clone / "_build" / "html" / "index.html").is_file()
+    page = (clone / "_build" / "html" / "notebooks" / "02-ncnet.html").read_text()
+    assert "smoke" in page
+
+
+@pytest.mark.xdist_group("fresh")
+def test_environment_yml_asks_pip_for_readmes_environment(fresh: tuple[Path, dict[str, str], list[str]]) -> None:
+    """The section, as pip reads it, finds all of it installed: README's lines install the same, so once is enough."""
+    clone, environment, ran = fresh
     section = yaml.safe_load((clone / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert unquoted(f".venv/bin/python -m pip install {' '.join(section)}") in map(unquoted, ran)
     # As conda does it: the section becomes a requirements file beside environment.yml.
     (clone / "condaenv.requirements.txt").write_text("\n".join(section) + "\n")
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    environment = {name: value for name, value in clone_environment(clone).items() if name != "PYTHONPATH"} | QUICKLY
 
     def run(*words: str) -> str:
-        done = subprocess.run([str(python), *words], cwd=clone, env=environment, capture_output=True, text=True)
+        command = [str(clone / ".venv" / "bin" / "python"), *words]
+        done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    before = run("-m", "pip", "list", "--format", "json")
     run("-m", "pip", "install", "-q", "-r", "condaenv.requirements.txt")
-    program = (
-        "import ncutil, ncutil.bell.chsh, ncutil.training.ensembles, ncutil.evidence.claims; print(ncutil.__file__)"
-    )
-    assert str(clone) in run("-c", program)
+    assert run("-m", "pip", "list", "--format", "json") == before
+    for package in ("ncutil", "ncpress", "ncclass"):
+        assert str(clone) in run("-c", f"import {package}; print({package}.__file__)")
     assert "No broken requirements" in run("-m", "pip", "check")
-    shutil.rmtree(tmp_path / "venv")

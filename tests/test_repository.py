@@ -1,23 +1,26 @@
-"""The repository itself: lint, types, pins, floors, what never goes in."""
+"""The repository itself: lint, types, pins, floors, size, tiers of the tests, what never goes in."""
 
+import ast
 import hashlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, TIERS
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ncpress.project import Project, read_chapter
-from ncutil.ground.staleness import imported
+from ncutil.ground.staleness import imported, reach
 
 
 def tracked() -> list[Path]:
@@ -125,15 +128,22 @@ def room(name: str) -> str:
     return max((place for place in MAY_IMPORT if f"{name}.".startswith(f"{place}.")), key=len, default="")
 
 
-def house() -> dict[str, set[str]]:
-    """Every module of ours by name, with the modules of ours that it imports."""
-    packages = ("ncutil", "ncpress", "ncclass")
-    paths = {
+PACKAGES = ("ncutil", "ncpress", "ncclass")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by name."""
+    return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for package in packages
+        for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
     }
-    return {name: imported(path.read_text(), packages) & paths.keys() for name, path in paths.items()}
+
+
+def house() -> dict[str, set[str]]:
+    """Every module of ours by name, with the modules of ours that it imports."""
+    paths = modules()
+    return {name: imported(path.read_text(), PACKAGES) & paths.keys() for name, path in paths.items()}
 
 
 def test_rooms_import_only_what_they_may() -> None:
@@ -153,6 +163,113 @@ def test_studies_are_imported_by_the_sweep_command_alone() -> None:
     program = "import sys, ncpress.__main__; print([name for name in sys.modules if name.startswith('ncutil.studies')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, path in modules().items() if path.name == "__init__.py"))
+def test_docstring_of_a_package_names_its_rooms(name: str) -> None:
+    told = ast.get_docstring(ast.parse(modules()[name].read_text())) or ""
+    inside = {other.rpartition(".")[2] for other in modules() if other.rpartition(".")[0] == name}
+    missing = {word for word in inside if not word.startswith("_") and not re.search(rf"`([\w.]+\.)?{word}`", told)}
+    assert not missing, f"{name} does not name {sorted(missing)}"
+
+
+def test_reference_has_every_public_module() -> None:
+    listed = set(re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book" / "api.md").read_text(), re.MULTILINE))
+    public = {
+        name
+        for name, path in modules().items()
+        if name.startswith("ncutil.") and path.name != "__init__.py" and not path.name.startswith("_")
+    }
+    assert public <= listed <= modules().keys()
+
+
+def test_changelog_names_what_exists() -> None:
+    moved = re.findall(r"^\| `[\w.]+` \| `([\w.]+)`", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert moved
+    for name in moved:
+        place, _, inside = name.rpartition(".")
+        there = name in modules() or (place in modules() and re.search(rf"\b{inside}\b", modules()[place].read_text()))
+        assert there, name
+
+
+def test_devcontainer_installs_what_the_gate_does() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    gate = (ROOT / ".ci" / "run").read_text()
+    for package in ("bubblewrap", "chromium", "fonts-dejavu", "fonts-liberation", "make"):
+        assert package in gate
+        assert package in container["onCreateCommand"].split()
+    assert container["postCreateCommand"] == "make book"
+    assert container["image"].startswith("python:3.11")
+
+
+def lines(paths: Iterable[Path]) -> int:
+    return sum(len(path.read_text().splitlines()) for path in paths)
+
+
+def test_ncutil_is_thin() -> None:
+    assert lines((ROOT / "ncutil").rglob("*.py")) < 5000
+
+
+def test_what_chapters_share_is_thin() -> None:
+    users: Counter[Path] = Counter()
+    for chapter in Project(ROOT).chapters.values():
+        names = set().union(*(imported(cell.source) for cell in chapter.code_cells))
+        users.update(reach(names, root=ROOT).values())
+    assert lines(path for path, chapters in users.items() if chapters > 1) < 2500
+
+
+def bound(source: str) -> tuple[list[str], set[str]]:
+    """The functions and classes that a cell defines, and the other names that it binds outside of them."""
+    defined, names, waiting = [], set(), list(ast.iter_child_nodes(ast.parse(source)))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined.append(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            waiting += ast.iter_child_nodes(node)
+    return defined, names
+
+
+def test_bound_sees_what_a_cell_binds() -> None:
+    source = "def f():\n    inner = 1\nclass G: ...\nfor i in [j for j in (1,)]:\n    (a, b.c) = 1, 2"
+    assert (sorted(bound(source)[0]), bound(source)[1]) == (["G", "f"], {"a", "i"})
+
+
+@pytest.mark.parametrize("name", sorted(Project(ROOT).chapters))
+def test_chapter_binds_the_name_of_a_function_once(name: str) -> None:
+    cells = [bound(cell.source) for cell in Project(ROOT).chapters[name].code_cells]
+    times = Counter(function for defined, _ in cells for function in defined)
+    others = {other for _, names in cells for other in names}
+    again = {function for function, count in times.items() if count > 1 or function in others}
+    assert not again, f"bound again: {sorted(again)}"
+
+
+def test_files_are_hashed_and_replaced_in_one_module() -> None:
+    """A path's `replace` has one argument; those of texts and of times have two, or names."""
+    for name, path in modules().items():
+        if name == "ncutil.ground.files":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            where = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "hashlib" not in ast.unparse(node), where
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "replace":
+                assert len(node.args) != 1, where
+                assert ast.unparse(node.func) != "os.replace", where
+
+
+def test_every_test_has_one_tier(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        assert sum(mark.name in TIERS for mark in item.iter_markers()) == 1, item.nodeid
+
+
+def test_names_of_tests_are_short() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                assert len(node.name) < 70, f"{path.name}: {node.name}"
 
 
 def test_nothing_large_no_outputs_no_machine_paths() -> None:
