@@ -183,7 +183,7 @@ def _run(execute_notebook: Callable[..., Any], project: Project, item: Plan, pos
     if error:
         write(project.build / "failed" / f"{name}.ipynb", nbformat.writes(notebook))
         shutil.rmtree(scratch)
-        traceback = _plain("\n".join(error.traceback))
+        traceback = _without_colours("\n".join(error.traceback))
         return Failure(name, error.cell_index + 1, f"{error.ename}: {error.evalue}", traceback)
     nbformat.write(notebook, scratch / f"{name}.ipynb")
     tables = records(notebook, TABLE_MIME)
@@ -280,7 +280,7 @@ def processor() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _plain(text: str) -> str:
+def _without_colours(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
