@@ -132,16 +132,18 @@ def outputs(path: Path) -> str:
         (["models=nowhere"], r"no model folder nowhere.minilm; .*-p models=FOLDER"),
         (["data=nowhere"], r"no folder nowhere: .*-p data=FOLDER"),
         (["ranks=[1, 65]"], rf"a rank above the layer's width can add nothing: give ranks from 1 to {WIDTH}"),
+        (["ranks=[2.5]"], "need ranks: whole numbers from 1"),
         (["ranks=[64]"], "some from 1 to 32"),
-        (["ranks=[4, 64]", "study=bits"], "some from 1 to 32"),
-        (["study=word"], "studies with real text are text and paper; got 'word'"),
+        (["study=word"], "study='word': give bits, text or paper"),
+        (["seeds=1"], "seeds=1: give a whole number from 2"),
+        (["sentences=600"], "sentences=600: give 512 at most"),
     ],
 )
 def test_wrong_parameters_are_said_before_anything_is_computed(
     project: Path, shelf: Path, tmp_path: Path, more: list[str], match: str
 ) -> None:
     cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
-    first = next(k for k, source in enumerate(cells) if "text_study.train_groups" in source)
+    first = next(k for k, source in enumerate(cells) if "encoders.train_groups" in source)
     parameters = {"data": str(shelf / "data"), "models": str(shelf / "models"), "examples": ROWS, "study": "text"}
     for pair in more:
         name, value = pair.split("=")
@@ -160,7 +162,7 @@ def stored() -> Any:
     """The chapter's own function that reads a stored table."""
     cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
     (source,) = (source for source in cells if "def stored(" in source)
-    space: dict[str, Any] = {"Path": Path, "hashlib": hashlib, "json": json, "adapters": adapters, "pd": pd}
+    space: dict[str, Any] = {"Path": Path, "hashlib": hashlib, "json": json, "lora": adapters, "pd": pd}
     exec(source, space)
     return space["stored"]
 
