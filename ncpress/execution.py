@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ncpress.project import Chapter, PressError, Project, is_parameters
+from ncpress.project import Chapter, PressError, Project, assigned, is_parameters
 from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
 from ncutil.ground import staleness
 from ncutil.ground.files import digest, lock, write, write_json
@@ -108,6 +108,14 @@ def key(
         raise PressError(f"declared data is missing: {error} (give a file or folder that exists)") from None
 
 
+def meaning(cell: "NotebookNode") -> Any:
+    """What of a code cell counts: the values of a parameters cell, the syntax tree of any other.
+
+    A run fits a page, and needs no repetition, as long as this is the same in every cell.
+    """
+    return assigned(cell.source) if is_parameters(cell) else staleness.tree(cell.source)
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The run record of a finished run of this version; None for anything else."""
     try:
@@ -183,7 +191,7 @@ def _run(execute_notebook: Callable[..., Any], project: Project, item: Plan, pos
     if error:
         write(project.build / "failed" / f"{name}.ipynb", nbformat.writes(notebook))
         shutil.rmtree(scratch)
-        traceback = _without_colours("\n".join(error.traceback))
+        traceback = _plain("\n".join(error.traceback))
         return Failure(name, error.cell_index + 1, f"{error.ename}: {error.evalue}", traceback)
     nbformat.write(notebook, scratch / f"{name}.ipynb")
     tables = records(notebook, TABLE_MIME)
@@ -280,7 +288,7 @@ def processor() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _without_colours(text: str) -> str:
+def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
