@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ncpress.project import Chapter, PressError, Project, is_parameters
+from ncpress.project import Chapter, PressError, Project, assigned, is_parameters
 from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, TABLE_MIME
 from ncutil.ground import staleness
 from ncutil.ground.files import digest, lock, write, write_json
@@ -106,6 +106,14 @@ def key(
         raise PressError(f"a module that {chapter.name} imports is not valid Python: {where}") from None
     except FileNotFoundError as error:
         raise PressError(f"declared data is missing: {error} (give a file or folder that exists)") from None
+
+
+def meaning(cell: "NotebookNode") -> Any:
+    """What of a code cell counts: the values of a parameters cell, the syntax tree of any other.
+
+    A run fits a page, and needs no repetition, as long as this is the same in every cell.
+    """
+    return assigned(cell.source) if is_parameters(cell) else staleness.tree(cell.source)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

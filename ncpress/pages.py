@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from nbformat import NotebookNode
 
 from ncpress import assignments, benchmarks, verdicts
-from ncpress.execution import Plan, read_record
+from ncpress.execution import Plan, meaning, read_record
 from ncpress.markup import code, literal
 from ncpress.outputs import DOWNLOADS
 from ncpress.project import (
@@ -30,13 +30,10 @@ from ncpress.project import (
     Chapter,
     PressError,
     Project,
-    assigned,
-    is_parameters,
     read_yaml,
 )
 from ncpress.wheels import build_wheel
 from ncutil.evidence.outputs import CLAIM_MIME
-from ncutil.ground import staleness
 
 PROSE = ("index.md", "book")
 _GENERATED = re.compile(r"<!-- generated: (\w+) -->.*?<!-- end -->", re.DOTALL)
@@ -84,20 +81,16 @@ def _record(item: Plan) -> dict[str, Any]:
 
 
 def merge(chapter: Chapter, executed: NotebookNode, parameters: Mapping[str, Any]) -> NotebookNode:
-    """The chapter's notebook as it stands, with the outputs of a run of the same code, as `staleness.tree` has it."""
+    """The chapter's notebook as it stands, with the outputs of a run of the same code."""
     notebook = chapter.with_parameters(parameters)
     ours = [cell for cell in notebook.cells if cell.cell_type == "code"]
     theirs = [cell for cell in executed.cells if cell.cell_type == "code"]
-    if [_meaning(cell) for cell in ours] != [_meaning(cell) for cell in theirs]:
+    if [meaning(cell) for cell in ours] != [meaning(cell) for cell in theirs]:
         raise PressError(f"{chapter.name}: the run's code is not the chapter's; run it again")
     for cell, ran in zip(ours, theirs, strict=True):
         cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
     notebook.metadata["language_info"] = executed.metadata.get("language_info", {})
     return notebook
-
-
-def _meaning(cell: NotebookNode) -> Any:
-    return assigned(cell.source) if is_parameters(cell) else staleness.tree(cell.source)
 
 
 def _without_warnings(notebook: NotebookNode) -> NotebookNode:

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from ncpress.parameters import Parameter, check, read_schema, unknown
-from ncpress.project import Project
+from ncpress.project import Project, WordError, parse_overrides
 
 WHOLE = Parameter("whole number", "networks", 2, 1_000_000)
 NUMBER = Parameter("number", "learning rate", 0.1, 0.9999)
@@ -34,6 +34,25 @@ def test_schema_gives_a_name_one_type_in_all_chapters() -> None:
         for name, entry in entries.items():
             types.setdefault(name, set()).add(entry.type)
     assert all(len(found) == 1 for found in types.values())
+
+
+@pytest.mark.parametrize(
+    ("chapter", "pair"),
+    [
+        ("1", "seed=-1"),
+        ("2", "rate=0"),
+        ("3", "ranks=[2.5]"),
+        ("3", "study=word"),
+        ("3", "seeds=1"),
+        ("3", "sentences=600"),
+        ("5", "runs=1"),
+        ("6", "epochs=0"),
+    ],
+)
+def test_command_line_refuses_what_a_chapter_cannot_run(chapter: str, pair: str) -> None:
+    project = Project(ROOT)
+    with pytest.raises(WordError, match=f"^parameter '{pair.split('=')[0]}' is "):
+        parse_overrides(project, [pair], project.select([chapter]), ROOT)
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,20 @@ def test_version_and_help_import_no_papermill() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_parameters_cell_takes_only_assignments(clone: Path) -> None:
+    """Nothing else in it would count for the skip rule."""
+    edit(clone / "notebooks/01-alpha.md", "seed = 0", "seed = 0\nprint(seed)")
+    with pytest.raises(PressError, match=r"01-alpha\.md: the parameters cell"):
+        reasons(clone)
+
+
+def test_module_that_is_not_python_gets_one_line(clone: Path) -> None:
+    with (clone / "ncutil/bell/chsh.py").open("a") as file:
+        file.write("\ndef (\n")
+    with pytest.raises(PressError, match="01-alpha imports is not valid Python"):
+        reasons(clone)
+
+
 def test_declared_data_counts(clone: Path) -> None:
     chapter = clone / "notebooks/02-beta.md"
     edit(chapter, "kernelspec:", "ncutil:\n  data: [numbers.csv]\nkernelspec:")
