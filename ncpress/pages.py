@@ -37,6 +37,7 @@ from ncutil.evidence.outputs import CLAIM_MIME
 
 PROSE = ("index.md", "book")
 _GENERATED = re.compile(r"<!-- generated: (\w+) -->.*?<!-- end -->", re.DOTALL)
+_HEADINGS = MarkdownIt("zero").enable(["code", "fence", "heading", "lheading"])
 _EXERCISE = re.compile(r"^(`{3,}|:{3,})\{exercise\}([^\n]*)\n.*?^\1$", re.DOTALL | re.MULTILINE)
 
 
@@ -127,7 +128,7 @@ def headings(text: str) -> list[str]:
     >>> headings("# One\\n\\n```\\n# no heading\\n```")
     ['One']
     """
-    tokens = MarkdownIt().parse(text)
+    tokens = _HEADINGS.parse(text)
     return [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
 
 

@@ -1,6 +1,7 @@
-"""One figure family for the whole book: readable in greyscale, with the data behind each figure to take home.
+"""The look of all figures of the book, and `publish`, which shows a figure and gives its data to the reader.
 
-Line styles and markers differ as well as colours; the classical bound is always the same dashed line.
+Figures can be read in greyscale: line styles and markers differ as well as colours. The classical bound is always the
+same dashed line.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ _FULL = 170.0  # area of a full node of a graph, in square points
 
 
 def style() -> None:
-    """Set the house style: white ground, thin grid, the palette above. Call once, at the top of a chapter."""
+    """Set the style of the book: white ground, thin grid, the palette above. Call it once, at the top of a chapter."""
     sns.set_theme(
         context="notebook",
         style="ticks",
@@ -133,10 +134,10 @@ def graph(
 
 
 def publish(name: str, frame: pd.DataFrame) -> None:
-    """Show the current figure and hand its data to the reader as `name`.csv.
+    """Show the current figure, and give its data to the reader as `name`.csv.
 
-    Picture and data are one output: `ncutil run` keeps the frame beside the run, and the page links it under the
-    figure. Explained on the page on rerunning.
+    Picture and data are one output. `ncutil run` keeps the data beside the run, and the page has a link to them under
+    the figure. Explained on the page on rerunning.
 
     Raises ValueError for a name that is no plain file name, or an empty frame.
     """
