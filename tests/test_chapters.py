@@ -108,6 +108,8 @@ def test_chapter_reports_through_one_object(name: str) -> None:
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert "Report" in imported
     assert not {"glue", "claims"} & imported
+    # MyST-NB gives every output of a figure's cell a caption and a number of its own.
+    assert not [cell.source for cell in figure_cells(name) if re.search(r"\br\.(publish|judge|say)\(", cell.source)]
 
 
 def test_ncnet_hides_little_besides_the_code_of_figures() -> None:
