@@ -1,11 +1,17 @@
 """Every chapter, executed through papermill in the smoke profile, keeps what the book promises."""
 
+import ast
 import json
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from traitlets.config import Config
 
 from ncpress.project import Project, read_yaml
 from ncutil.evidence import claims
@@ -14,6 +20,9 @@ pytestmark = pytest.mark.xdist_group("book")
 
 EXACT = {"1.96", "2.83"}
 """Constants that may be typed: the normal quantile of a 95 % interval, 2 sqrt 2."""
+
+REPORTED = ["01-chsh", "02-ncnet", "04-implicit-regularization", "05-information-bottleneck", "06-local-elasticity"]
+"""Chapters whose numbers go through `ncutil.evidence.report`, and whose figures say whose code it is."""
 
 PROJECT = Project(ROOT)
 CHAPTERS = sorted(PROJECT.chapters)
@@ -70,6 +79,80 @@ def test_code_fits_the_page(chapter: str) -> None:
         lines = cell.source.splitlines()
         assert len(lines) <= 30, lines[0]
         assert all(len(line) <= 72 for line in lines), max(lines, key=len)
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_label_of_folded_code_has_the_number_of_its_figure(name: str) -> None:
+    labels = [cell.metadata["mystnb"].get("code_prompt_show") for cell in figure_cells(name)]
+    assert labels == [f"Code of figure {int(name[:2])}.{number}" for number in range(1, len(labels) + 1)]
+    assert all("hide-input" in cell.metadata["tags"] for cell in figure_cells(name))
+    assert all(cell.metadata["mystnb"].get("code_prompt_hide") for cell in figure_cells(name))
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_label_of_folded_code_agrees_with_the_page(book: Path, name: str) -> None:
+    page = (book / "_build/html/notebooks" / f"{name}.html").read_text(encoding="utf-8")
+    found = re.findall(r'Code of figure ([\d.]+)</p>|<span class="caption-number">Fig\. ([\d.]+) </span>', page)
+    numbers = [label or caption for label, caption in found]
+    assert len(numbers) == 2 * len(figure_cells(name))
+    assert numbers[::2] == numbers[1::2]
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_chapter_reports_through_one_object(name: str) -> None:
+    """No helper of its own for estimates, intervals and texts, and no record past the report."""
+    tree = ast.parse("\n".join(cell.source for cell in PROJECT.chapters[name].code_cells))
+    named = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+    assert not {"say", "against", "points", "interval", "mean", "report"} & named.keys()
+    assert max(named.values()) == 1
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert "Report" in imported
+    assert not {"glue", "claims"} & imported
+    # MyST-NB gives every output of a figure's cell a caption and a number of its own.
+    assert not [cell.source for cell in figure_cells(name) if re.search(r"\br\.(publish|judge|say)\(", cell.source)]
+
+
+def test_ncnet_hides_little_besides_the_code_of_figures() -> None:
+    cells = PROJECT.chapters["02-ncnet"].code_cells
+    hidden = [
+        cell for cell in cells if {"hide-input", "hide-cell", "remove-input"} & set(cell.metadata.get("tags", []))
+    ]
+    others = [cell for cell in hidden if cell not in figure_cells("02-ncnet")]
+    assert len(others) <= 0.05 * len(cells)
+    assert not [cell.source for cell in others if "r.publish(" in cell.source or "r.judge(" in cell.source]
+
+
+def test_ncnet_has_no_cell_only_to_record() -> None:
+    for cell in PROJECT.chapters["02-ncnet"].code_cells:
+        assert not all(re.match(r"(\w+ = )?r\.", ast.unparse(node)) for node in ast.parse(cell.source).body), (
+            cell.source
+        )
+
+
+def figure_cells(name: str) -> list[Any]:
+    return [cell for cell in PROJECT.chapters[name].code_cells if "figure" in cell.metadata.get("mystnb", {})]
+
+
+@pytest.mark.parametrize("seed", [1, 9])
+def test_ncnet_runs_where_a_draw_leaves_a_group_empty(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With these seeds one best-of-four run of the smoke profile passes 2, or none. The side studies are made small."""
+    few = {"wide_runs": 8, "side_runs": 8, "sensing_runs": 5, "exact_runs": 2}
+    few |= dict.fromkeys(("parity_runs", "gradient_runs", "surgery_runs"), 2)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    values = PROJECT.profiles["smoke"]["02-ncnet"] | few | {"seed": seed}
+    with capture_output() as captured:
+        for cell in PROJECT.chapters["02-ncnet"].with_parameters(values).cells:
+            if cell.cell_type == "code":
+                shell.run_cell(cell.source).raise_error()
+    InteractiveShell.clear_instance()
+    texts = [next(iter(out.data.values())) for out in captured.outputs if "scrapbook" in (out.metadata or {})]
+    assert any("not available" in text for text in texts)
+    assert not any("nan" in text for text in texts)
 
 
 def test_published_result_belongs_to_the_chapter_as_it_stands(chapter: str) -> None:

@@ -15,8 +15,8 @@ from ncutil.neurashed.model import (
     Neurashed,
     add,
     figure_1,
+    from_text,
     multiply,
-    read,
 )
 
 seeds = st.integers(0, 2**31)
@@ -207,7 +207,7 @@ def test_union_of_a_batch_fires():
 @settings(deadline=None, max_examples=20)
 @given(q=st.floats(0.05, 0.95), size=st.sampled_from([1, 2, 4, 8]))
 def test_growth_rate_is_the_formula_of_frequency_and_batch(q, size):
-    model = read("y1 any a1 a2", factors=1.0)
+    model = from_text("y1 any a1 a2", factors=1.0)
     inputs = [model.input("a1"), model.input("a1", "a2")]
     rng = np.random.default_rng([int(q * 1000), size])
     batches = (rng.random((400, 50, size)) < q).astype(int)
@@ -271,7 +271,7 @@ def test_graph_of_figure_1_is_as_the_text_says():
     assert [max(path) for path in paths.values()] == ["y1", "y1", "y2", "y3"]
     shared = [len(paths["1a"] & paths[kind]) for kind in ("1b", "2", "3")]
     assert shared[0] > shared[1] > shared[2] == 0
-    assert read(FIGURE_1).edges == model.edges
+    assert from_text(FIGURE_1).edges == model.edges
 
 
 ONE = {"levels": [["a", "b"], ["c"], ["y", "z"]], "edges": [("a", "c"), ("b", "c"), ("c", "y"), ("c", "z")]}
@@ -377,7 +377,7 @@ def test_bad_batches_are_refused(batches, extra, message):
 @pytest.mark.parametrize("text", ["b1 any", "b any a1", "b1 any a1\ny1 some b1", "b1 any a-1"])
 def test_text_of_another_form_is_refused(text):
     with pytest.raises(ValueError, match=r"expected a node|unknown rule"):
-        read(text)
+        from_text(text)
 
 
 @given(seed=seeds)

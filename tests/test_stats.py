@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutil.evidence.stats import LEVEL, bootstrap, summary, wilson
+from ncutil.evidence.stats import LEVEL, NoIntervalError, bootstrap, summary, wilson
 
 Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -91,14 +91,14 @@ def test_bootstrap_of_a_mean(values: Sequence[float], shift: float, scale: float
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (3.0, r"at least two runs; got shape \(\)"),
-        ([], r"at least two runs; got shape \(0,\)"),
-        ([1.0], r"at least two runs; got shape \(1,\)"),
+        (3.0, "at least two runs; got a single number"),
+        ([], "at least two runs; got 0"),
+        ([1.0], "at least two runs; got 1"),
         ([1.0, float("nan"), float("inf")], "2 of 3 values are not finite"),
     ],
 )
 def test_bootstrap_refuses(values: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(NoIntervalError, match=message):
         bootstrap(values, seed=0)  # type: ignore[arg-type]
 
 
@@ -185,6 +185,15 @@ def test_summary_counts_only_runs_that_have_the_value(frame: pd.DataFrame) -> No
     table = summary(frame, "width", "s", seed=0)
     assert list(table.runs) == [40, 35]
     assert np.isfinite(table[["mean", "low", "high", "sd"]].to_numpy()).all()
+
+
+def test_summary_of_a_group_with_one_run_has_a_mean_only(frame: pd.DataFrame) -> None:
+    frame.loc[frame.index[:39], "s"] = np.nan
+    table = summary(frame, "width", "s", seed=0).set_index("width")
+    assert table.runs[3] == 1
+    assert table.loc[3, "mean"] == frame.s[39]
+    assert table.loc[3, ["low", "high", "sd"]].isna().all()
+    assert table.loc[2].notna().all()
 
 
 def test_summary_names_the_missing_column(frame: pd.DataFrame) -> None:

@@ -1,1 +1,2 @@
-"""What a run says: `stats` (intervals), `claims` (verdicts), `figures`, and `outputs`, how they travel."""
+"""What a run found: `report` (what chapters call), `stats` (intervals), `claims` (verdicts), `figures`, and `outputs`,
+which hands all of it to the press."""

@@ -1,1 +1,2 @@
-"""Su's model and what it speaks of: `model`, `information`, `elasticity`, `separation` (of classes)."""
+"""The neurashed model (`model`), and what Su (2024) explains with it: the information in a layer (`information`), local
+elasticity (`elasticity`), and how well a layer separates classes (`separation`)."""

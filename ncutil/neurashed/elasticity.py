@@ -1,10 +1,10 @@
 """Local elasticity: how far one update at an input moves the logits at another input.
 
-`local_elasticity` makes one real step and looks (equation 3.1 of Su's paper). For many inputs at once the small-step
-limit is enough, and it belongs to the tangent kernel: `elasticity_matrix` assembles it layer by layer, from Gram
-matrices of what goes into a layer and of how the logits depend on what comes out, without a pass per base point.
-Everything is done on a copy of the model, in float64 and in evaluation mode: differences of float32 logits lose all
-digits at small rates. Explained in the chapter on local elasticity.
+`local_elasticity` makes one real step and compares the logits (equation 3.1 of Su's paper). For many inputs at once
+`elasticity_matrix` computes the limit of small steps from the tangent kernel. It builds the kernel layer by layer, from
+Gram matrices of the layer's inputs and of the slopes of the logits in the layer's outputs, without a pass per base
+point. All functions work on a copy of the model, in float64 and in evaluation mode: differences of float32 logits lose
+all digits at small rates. Explained in the chapter on local elasticity.
 """
 
 import copy
@@ -62,7 +62,7 @@ def local_elasticity(
     ------
     ValueError
         Unequal shapes, values that are not finite, a rate that is not positive, a label that is not a class, a model
-        without trainable parameters, or a step that leaves the base's own logits where they are.
+        without trainable parameters, or a step that does not change the base's own logits.
 
     Notes
     -----
@@ -139,7 +139,7 @@ def elasticity_matrix(
     Notes
     -----
     With the tangent kernel Theta and the slope g of the loss in the logits at x, LE(x, x') is
-    ``|Theta(x', x) g| / |Theta(x, x) g|``. Only trainable parameters count, so freezing layers cuts them out.
+    ``|Theta(x', x) g| / |Theta(x, x) g|``. Only trainable parameters count, so a frozen layer contributes nothing.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def elasticity_matrix(
     with torch.enable_grad():
         leaf = logits.clone().requires_grad_()
         (slope,) = torch.autograd.grad(loss(leaf, labels), leaf)
-    # The ratio does not know the scale of a base's slope, and tiny slopes would underflow when squared.
+    # The ratio does not depend on the scale of a base's slope, and tiny slopes would underflow when squared.
     slope = slope / slope.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
     pushes = [torch.einsum("nk,knd->nd", slope, part.pulls) for part in parts]
     rows = [_moved(parts, pushes, slice(at, at + BLOCK)) for at in range(0, n, BLOCK)]

@@ -1,8 +1,9 @@
-"""How much a layer knows, in bits: by bins, by bounds on a smoothed layer, and exactly for a known mixture.
+"""Information of a layer about its input, in bits: by bins, by bounds, and by integration for a known mixture.
 
 A deterministic layer T on n distinct inputs X keeps log2 n bits unless two inputs land on the same point, so every
-smaller answer depends on what blurs the layer. `binned` rounds each unit. `kde_bounds` and `mixture_information` add
-Gaussian noise: the first gives bounds, quick for thousands of inputs, the second the information itself, for a few.
+smaller value depends on the rounding or the noise that is added. `binned` rounds each unit. `kde_bounds` and
+`mixture_information` add Gaussian noise: the first gives bounds and is fast for thousands of inputs, the second gives
+the information itself for a few inputs.
 For a label Y that X decides, I(T; Y) = I(T; X) - sum_y p(y) I(T; X | Y = y): call the same function on the inputs of
 each label. Explained in the chapter on the information bottleneck.
 """
@@ -50,7 +51,7 @@ def binned(activations: ArrayLike, edges: ArrayLike) -> float:
         One row per distinct input, all equally likely.
     edges : (bins + 1,), increasing
         The same for each unit. Bins are [e_k, e_k+1), the last one closed; a value beyond them falls in the outermost
-        bin. On [-1, 1] the bins merge all that a ReLU unit says above 1: bin it on its own range.
+        bin. Edges on [-1, 1] merge all values of a ReLU unit above 1: choose edges on its own range.
 
     Returns
     -------
@@ -120,8 +121,8 @@ def kde_bounds(activations: ArrayLike, variance: float) -> tuple[float, float]:
     Returns
     -------
     (lower, upper)
-        Between 0 and log2(samples). The bounds say nothing about a layer without noise, which keeps all bits as long
-        as no two inputs coincide.
+        Between 0 and log2(samples). They do not apply to a layer without noise, which keeps all bits as long as no
+        two inputs coincide.
 
     Raises
     ------
@@ -166,9 +167,10 @@ def mixture_information(
 ) -> Any:
     """I(T; X) where input X = k puts T at means[k] plus Gaussian noise of width sigma, in bits.
 
-    The density of T is known, so nothing is estimated from samples of it: only the integral
-    ``sum_k w_k E[-log2 sum_j w_j exp(-(|z + m_k - m_j|^2 - |z|^2) / 2)]`` over standard normal z is done by numbers,
-    with means m in units of sigma. Noise across the directions in which the means differ says nothing and is left out.
+    The density of T is known, so no samples of T are needed. Only the integral
+    ``sum_k w_k E[-log2 sum_j w_j exp(-(|z + m_k - m_j|^2 - |z|^2) / 2)]`` over standard normal z is computed
+    numerically, with means m in units of sigma. Noise orthogonal to all differences of means has no effect and is left
+    out.
     One direction is integrated on a grid, to nine digits and more; several by scrambled Sobol points (Owen 1995),
     doubled until the standard error over eight scramblings is below the tolerance.
 
@@ -235,7 +237,7 @@ def _integrate(means: Array, w: Array, tolerance: float, seed: int) -> Array:
     if components == 1:
         return np.zeros(problems)
     if directions == 1:
-        # The trapezoidal rule converges exponentially here: the integrand is smooth and dies out at both ends.
+        # The trapezoidal rule converges exponentially here: the integrand is smooth and vanishes at both ends.
         z = np.linspace(-9, 9, 1441)
         density = np.exp(-(z**2) / 2)
         return _expected(means, w, z[None, :, None], density / density.sum())[:, 0]
@@ -274,7 +276,7 @@ def _expected(means: Array, w: Array, z: Array, shares: Array) -> Array:
     for first in range(0, problems, step):
         part = means[first : first + step]
         for k in range(components):
-            # Beyond 1e6 widths two inputs are apart for any purpose, and squares must stay finite.
+            # Two inputs 1e6 widths apart never overlap, and squares must stay finite.
             shift = np.clip(part[:, k : k + 1] - part, -1e6, 1e6)
             log_ratio = flat @ -shift.swapaxes(1, 2)
             log_ratio -= (shift**2).sum(axis=2)[:, None] / 2

@@ -1,9 +1,9 @@
-"""Neurashed: a graph of features that grow where training passes, after Su (2024).
+"""Neurashed: a graph of features whose amplification factors grow when training uses them, after Su (2024).
 
 A graph has levels of nodes. A node of the first level fires if its input does; every other node fires by a Boolean rule
 of the nodes it depends on, one level below; exactly one node of the last level fires, the label. What fires is the
-input's feature pathway. Every node but those of the last level carries an amplification factor, and training
-multiplies or adds to the factors on the pathways it sees. Explained in the chapter on implicit regularization.
+input's feature pathway. Every node below the last level has an amplification factor. Training multiplies the
+factors on the pathways of its inputs, or adds to them. Explained in the chapter on implicit regularization.
 
 A model with two classes that share a node; the factors may have leading axes, one entry per run:
 
@@ -108,19 +108,19 @@ class Neurashed:
         edges = tuple((str(low), str(high)) for low, high in self.edges)
         self._set(levels=levels, edges=edges, names=names, hidden=len(names) - len(levels[-1]))
         self._set(_links=_connect(levels, edges, place))
-        self._read_rules(place)
+        self._set_rules(place)
         self._set(factors=self._check_factors(), weights=self._check_weights())
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def _read_rules(self, place: dict[str, tuple[int, int]]) -> None:
+    def _set_rules(self, place: dict[str, tuple[int, int]]) -> None:
         upper = self.names[len(self.levels[0]) :]
         if isinstance(self.rules, Mapping):
             rules = dict(self.rules)
-            if strangers := [name for name in rules if name not in upper]:
-                raise ValueError(f"rule for {strangers[0]!r}, which is no node above the first level")
+            if unknown := [name for name in rules if name not in upper]:
+                raise ValueError(f"rule for {unknown[0]!r}, which is no node above the first level")
         else:
             rules = dict.fromkeys(upper, self.rules)
         thresholds = [np.full(len(level), np.inf) for level in self.levels[1:]]
@@ -132,11 +132,11 @@ class Neurashed:
                 continue
             if name not in rules:
                 raise ValueError(f"node {name!r} has dependent nodes but no rule")
-            read = _read_rule(rules[name], name, [self.levels[level - 1][int(i)] for i in below])
-            if isinstance(read, int):
-                thresholds[level - 1][column] = read
+            parsed = _parse_rule(rules[name], name, [self.levels[level - 1][int(i)] for i in below])
+            if isinstance(parsed, int):
+                thresholds[level - 1][column] = parsed
             else:
-                tables.append((level - 1, column, below, read))
+                tables.append((level - 1, column, below, parsed))
         self._set(_thresholds=tuple(thresholds), _tables=tuple(tables))
 
     def _check_factors(self) -> Floats:
@@ -177,14 +177,14 @@ class Neurashed:
 
     def input(self, *names: str) -> Bools:
         """The input at which exactly the named nodes of the first level fire, shape (first-level nodes,)."""
-        if strangers := [name for name in names if name not in self.levels[0]]:
-            raise ValueError(f"{strangers[0]!r} is no node of the first level; known: {', '.join(self.levels[0])}")
+        if unknown := [name for name in names if name not in self.levels[0]]:
+            raise ValueError(f"{unknown[0]!r} is no node of the first level; known: {', '.join(self.levels[0])}")
         return np.array([name in names for name in self.levels[0]])
 
     def per_node(self, default: float, named: Mapping[str, float]) -> Floats:
         """One number per node below the last level: `default`, but for the named ones."""
-        if strangers := [name for name in named if name not in self.names[: self.hidden]]:
-            raise ValueError(f"{strangers[0]!r} is no node below the last level")
+        if unknown := [name for name in named if name not in self.names[: self.hidden]]:
+            raise ValueError(f"{unknown[0]!r} is no node below the last level")
         return np.array([named.get(name, default) for name in self.names[: self.hidden]], float)
 
     def pathway(self, x: ArrayLike) -> Bools:
@@ -360,7 +360,7 @@ class Neurashed:
         for probe in _PROBES:
             _apply(np.full(self.hidden, probe), nodes, grow, decay, 0, self._name_node)
             _apply(np.full(self.hidden, probe), ~nodes, grow, decay, 0, self._name_node)
-        # A factor of 0 that g+ leaves at 0 is dead for ever, so say it before training.
+        # A factor of 0 that g+ leaves at 0 can never grow, so this is an error before training.
         _apply(self.factors, nodes, grow, decay, 0, self._name_node)
 
 
@@ -380,10 +380,10 @@ y1 all c1 c2
 y2 all c2 c3
 y3 all c4 c5
 """
-"""The graph of Su's figure 1 as this book reads it, in the form of `read`."""
+"""The graph of Su's figure 1 in this book's interpretation, in the form that `from_text` takes."""
 
 
-def read(text: str, factors: Any = 1.0) -> Neurashed:
+def from_text(text: str, factors: Any = 1.0) -> Neurashed:
     """A model from text, one node a line: its name, its rule, the nodes that it depends on.
 
     Names are a letter for the level (levels are in alphabetical order) and a number; the rule is "any", "all" or a
@@ -391,7 +391,7 @@ def read(text: str, factors: Any = 1.0) -> Neurashed:
 
     Raises ValueError for a line of another form, and whatever `Neurashed` refuses.
 
-    >>> model = read("b1 all a1 a2" "\\n" "b2 2 a2 a3 a4" "\\n" "y1 any b1 b2")
+    >>> model = from_text("b1 all a1 a2" "\\n" "b2 2 a2 a3 a4" "\\n" "y1 any b1 b2")
     >>> model.levels
     (('a1', 'a2', 'a3', 'a4'), ('b1', 'b2'), ('y1',))
     """
@@ -409,7 +409,7 @@ def read(text: str, factors: Any = 1.0) -> Neurashed:
 def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
     """The graph of Su's figure 1 and the four kinds of input of figure 2, as this book reads them.
 
-    The drawing cannot be read node by node; this graph satisfies what the text says of it: four levels, three
+    The drawing does not show every edge clearly. This graph satisfies what the text says of it: four levels, three
     classes, kinds 1a and 1b nearly alike, class 2 nearer to them than class 3. Explained in the chapter on implicit
     regularization, used again in the one on local elasticity.
 
@@ -428,7 +428,7 @@ def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
     >>> {kind: int(model.logits(x).argmax()) for kind, x in inputs.items()}
     {'1a': 0, '1b': 0, '2': 1, '3': 2}
     """
-    model = read(FIGURE_1, factors)
+    model = from_text(FIGURE_1, factors)
     first = model.levels[0]
     kinds = {"1a": first[:5], "1b": first[1:6], "2": first[3:8], "3": first[8:]}
     return model, {kind: model.input(*names) for kind, names in kinds.items()}
@@ -451,7 +451,7 @@ def _connect(
     return links
 
 
-def _read_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
+def _parse_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
     """A threshold on the number of firing dependent nodes, or the patterns that fire the node, one a row."""
     count = len(below)
     if count == 0:
@@ -465,8 +465,8 @@ def _read_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
             raise ValueError(f"node {name!r}: 'at least {rule}' of its {count} dependent nodes; expected 1 to {count}")
         return int(rule)
     if isinstance(rule, frozenset):
-        if strangers := [n for on in rule for n in on if n not in below]:
-            raise ValueError(f"rule of node {name!r} names {strangers[0]!r}; it depends on {', '.join(below)}")
+        if unknown := [n for on in rule for n in on if n not in below]:
+            raise ValueError(f"rule of node {name!r} names {unknown[0]!r}; it depends on {', '.join(below)}")
         return np.array([[n in on for n in below] for on in rule], bool).reshape(-1, count)
     if isinstance(rule, str) or not isinstance(rule, Sequence | np.ndarray):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How well a layer separates its classes, and how sharp the minimum is that training found.
+"""How well a layer separates its classes, and how sharp the minimum is at which training ended.
 
 Two measures of variability within classes relative to that between them, which agree up to a factor for classes of
 equal size, and the box sharpness of Keskar et al. Explained in the chapter on implicit regularization.
@@ -63,7 +63,7 @@ def fuzziness(features: ArrayLike, labels: ArrayLike) -> float:
 
     Notes
     -----
-    He and Su (2023), the law of data separation: log D falls along a line over the layers of a trained network.
+    He and Su (2023), the law of data separation: log D falls linearly over the layers of a trained network.
 
     Examples
     --------
