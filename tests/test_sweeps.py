@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from ncpress import sweeps
+from ncpress import pages, rendering, sweeps
 from ncpress.__main__ import main
 from ncpress.project import Project
 from ncutil.bell import ncnet
@@ -208,6 +208,24 @@ def test_stale_finds_a_module_that_is_gone(tmp_path):
     key = key | {"modules": key["modules"] | {"ncutil.studies.gone": "tree"}}
     (tmp_path / "rate.json").write_text(json.dumps({"study": "rate", "commit": None, "key": key}))
     assert len(sweeps.stale(tmp_path)) == 1
+
+
+def test_build_warns_of_stale_studies(tmp_path, monkeypatch):
+    """In a project without chapters, where nothing is rendered."""
+    project = Project(tmp_path)
+    project.studies.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "profiles.yml").write_text("smoke: {}\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    key = sweeps.code("ncutil.studies.rate") | {"modules": {"ncutil.bell.ncnet": "other"}}
+    record = {"study": "rate", "commit": "0123456789abcdef", "key": key}
+    (project.studies / "rate.json").write_text(json.dumps(record))
+    monkeypatch.setattr(Project, "find", lambda: project)
+    monkeypatch.setattr(pages, "stage", lambda *given: None)
+    monkeypatch.setattr(rendering, "render", lambda *given, whole: False)
+    done = CliRunner().invoke(main, ["build"])
+    assert done.exit_code == 0, done.output
+    assert sweeps.stale(project.studies)[0] in done.stderr
 
 
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path, pool, monkeypatch):
