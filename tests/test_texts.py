@@ -96,7 +96,7 @@ def test_every_form_is_read(data: Path) -> None:
     labels = {row["text"]: ("blue", "red").index(row["label"]) for row in rows}
     assert [labels[options[0][0]] for options in colour.train.inputs] == colour.train.labels.tolist()
     assert colour.train.inputs[0][0][1] is None
-    assert isinstance(same.train.texts[0][0][1], str)
+    assert isinstance(same.train.inputs[0][0][1], str)
     again = text_tasks.read_task("colour", 10, 12, data=data)
     assert again.train.inputs == colour.train.inputs[:10]
 

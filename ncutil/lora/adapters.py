@@ -30,7 +30,7 @@ from ncutil.bell import chsh
 from ncutil.ground import checks
 from ncutil.ground.files import cores
 from ncutil.lora.extras import peft_model
-from ncutil.lora.tasks import SPLITS, Task, Tasks
+from ncutil.lora.tasks import SPLITS, Numbers, Task, Tasks
 
 Array = NDArray[Any]
 
@@ -86,7 +86,7 @@ class Adapter(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, base: nn.Linear, ranks: Sequence[int], seeds: Sequence[Any], alpha_rule: str = "sqrt") -> None:
+    def __init__(self, base: nn.Linear, ranks: Numbers, seeds: Sequence[Any], alpha_rule: str = "sqrt") -> None:
         super().__init__()
         out, inputs = base.weight.shape
         layer = f"ranks for a layer of {inputs} inputs and {out} outputs"
@@ -135,7 +135,7 @@ class Adapter(nn.Module):
         self.merged = None
 
 
-def adapt(model: nn.Module, ranks: Sequence[int], seeds: Sequence[int], alpha_rule: str = "sqrt") -> nn.Module:
+def adapt(model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "sqrt") -> nn.Module:
     """A copy of a model, frozen, with an `Adapter` on each of its layers named in `LAYERS`.
 
     Every layer draws its own A. ValueError if the model has no such layer.
@@ -159,7 +159,7 @@ class Replicas(nn.Module):
     task starts alike in both of its contexts.
     """
 
-    def __init__(self, model: nn.Module, ranks: Sequence[int], seed: int, alpha_rule: str = "sqrt") -> None:
+    def __init__(self, model: nn.Module, ranks: Numbers, seed: int, alpha_rule: str = "sqrt") -> None:
         super().__init__()
         each = [rank for rank in ranks for _ in CONTEXTS]
         self.encoder = adapt(model, each, [seed] * len(each), alpha_rule)
@@ -203,14 +203,14 @@ def contexts(tasks: Tasks, split: str = "train") -> Data:
 def train(
     model: nn.Module,
     tasks: Tasks,
-    ranks: Sequence[int],
-    seeds: Sequence[int],
+    ranks: Numbers,
+    seeds: Numbers,
     *,
     epochs: int = 60,
     rate: float = 5e-3,
     batch: int = 32,
     alpha_rule: str = "sqrt",
-    record: Sequence[int] | None = None,
+    record: Numbers | None = None,
 ) -> pd.DataFrame:
     """Train every rank, context and seed, and say what came out epoch by epoch.
 
@@ -314,7 +314,7 @@ def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], T
 def losses(
     model: nn.Module,
     tasks: Tasks,
-    ranks: Sequence[int],
+    ranks: Numbers,
     seed: int,
     *,
     epochs: int = 4,
@@ -379,7 +379,7 @@ def losses_peft(
 
 
 @torch.no_grad()
-def _outcomes(replicas: Replicas, data: dict[str, Data], ranks: Sequence[int]) -> pd.DataFrame:
+def _outcomes(replicas: Replicas, data: dict[str, Data], ranks: Numbers) -> pd.DataFrame:
     """One row per rank and split, with the columns `BY_HEAD`, of the training samples, in both."""
     frames, by_head = [], {}
     for split, part in data.items():
@@ -454,9 +454,7 @@ def measures(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _check(
-    tasks: Tasks, ranks: Sequence[int], seeds: Sequence[int], epochs: int, rate: float, batch: int, least: int = 0
-) -> None:
+def _check(tasks: Tasks, ranks: Numbers, seeds: Numbers, epochs: int, rate: float, batch: int, least: int = 0) -> None:
     """`least` is the smallest number of epochs."""
     sides = tasks if isinstance(tasks, (tuple, list)) else [tasks]
     shape = [len(side) if isinstance(side, (tuple, list)) else f"no list but {type(side).__name__}" for side in sides]
@@ -466,16 +464,16 @@ def _check(
     kinds = sorted({type(task).__name__ for task in four if not isinstance(task, Task)})
     if kinds:
         raise ValueError(f"need four tasks, such as `bit_tasks.group` makes; got {', '.join(kinds)} among them")
-    for task in four:
-        for split in (task.train, task.test):
-            if np.ndim(split.inputs) != 2 or not np.isin(split.labels, (0, 1)).all():
-                raise ValueError(f"task {task.name!r} needs inputs (samples, words) and labels 0 and 1")
+    splits = [split for task in four for split in (task.train, task.test)]
+    if not all(np.ndim(split.inputs) == 2 and np.isin(split.labels, (0, 1)).all() for split in splits):
+        raise ValueError("the four tasks need inputs (samples, words), and labels 0 and 1")
     sizes = {(len(task.train.labels), len(task.test.labels)) for task in four}
-    if len(sizes) > 1:
-        raise ValueError(f"the four tasks need equally many samples to train and to test on; got {sorted(sizes)}")
-    words = {np.shape(split.inputs)[1] for task in four for split in (task.train, task.test)}
-    if len(words) > 1:
-        raise ValueError(f"the four tasks need sentences of one length; got {sorted(words)} words")
+    words = {np.shape(split.inputs)[1] for split in splits}
+    if len(sizes) > 1 or len(words) > 1:
+        raise ValueError(
+            f"the four tasks need equally many samples, and sentences of one length; got {sorted(sizes)} samples to "
+            f"train and test on, and {sorted(words)} words"
+        )
     checks.integers("ranks", ranks, 1)
     checks.integers("seeds", seeds, 0)
     checks.integer(least, epochs=epochs)

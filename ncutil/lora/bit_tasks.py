@@ -112,19 +112,17 @@ def questions(draw: int) -> set[Question]:
 
 
 def _draw(draw: int) -> tuple[Array, list[tuple[int, ...]]]:
-    """The sentences' bits in the order in which a draw takes them, and the bits that its four tasks ask about."""
+    """The sentences' bits in the order in which a draw takes them, and the bits that its four tasks ask about.
+
+    These are four different triples; the second and the fourth, of the two hard tasks in "mixed", are disjoint.
+    """
     rng = np.random.default_rng([draw, BITS])
-    return rng.permutation(ncube()), _triples(rng)
-
-
-def _triples(rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """Four different triples of bits; the second and the fourth, of the two hard tasks in "mixed", are disjoint."""
-    while True:
+    order, triples = rng.permutation(ncube()), list[tuple[int, ...]]()
+    while len(set(triples)) < 4:
         apart = rng.permutation(BITS)[:6]
         drawn = [rng.permutation(BITS)[:3], apart[:3], rng.permutation(BITS)[:3], apart[3:]]
         triples = [tuple(sorted(map(int, triple))) for triple in drawn]
-        if len(set(triples)) == 4:
-            return triples
+    return order, triples
 
 
 class Block(nn.Module):

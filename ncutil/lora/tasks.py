@@ -6,6 +6,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+Numbers = Sequence[int]
+"""Ranks or seeds."""
+
 SPLITS = ("train", "test")
 
 

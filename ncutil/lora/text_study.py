@@ -25,12 +25,13 @@ from ncutil.lora import adapters
 from ncutil.lora.encoders import States, Tokens, fingerprint, frozen_states, load_encoder, tokenize
 from ncutil.lora.extras import library, peft_model
 from ncutil.lora.tables import cached
-from ncutil.lora.tasks import SPLITS, Task
+from ncutil.lora.tasks import SPLITS, Numbers, Task
 from ncutil.lora.text_tasks import as_yes_no, read_task
 from ncutil.lora.top_layer import SETTINGS, Setting, TopLayer, cross_entropies
 
 Array = NDArray[Any]
 Pair = tuple[str, str]
+Folder = str | Path
 Answers = dict[str, dict[str, Array]]
 """What a head answers on each split: `outcomes`, `loss` and `spread`, see `_judged`."""
 
@@ -112,12 +113,12 @@ GROUPS = {
 
 def train_groups(
     study: str,
-    ranks: Sequence[int],
-    seeds: Sequence[int],
+    ranks: Numbers,
+    seeds: Numbers,
     *,
-    store: str | Path,
-    data: str | Path | None = None,
-    models: str | Path | None = None,
+    store: Folder,
+    data: Folder | None = None,
+    models: Folder | None = None,
     examples: int | None = None,
     dry: bool = False,
 ) -> pd.DataFrame:
@@ -151,13 +152,7 @@ def train_groups(
 
 
 def train_top(
-    group: Group,
-    ranks: Sequence[int],
-    seeds: Sequence[int],
-    *,
-    store: str | Path,
-    data: str | Path | None = None,
-    recipe: Recipe = TEXT,
+    group: Group, ranks: Numbers, seeds: Numbers, *, store: Folder, data: Folder | None = None, recipe: Recipe = TEXT
 ) -> pd.DataFrame:
     """Train adapters in the last layer of a BERT encoder, all ranks and contexts at once, and take their outcomes.
 
@@ -206,7 +201,7 @@ def _train_top(
     group: Group,
     tasks: Mapping[str, Task],
     states: Mapping[tuple[str, str], States],
-    ranks: Sequence[int],
+    ranks: Numbers,
     seed: int,
     recipe: Recipe,
 ) -> pd.DataFrame:
@@ -285,13 +280,7 @@ def _wide(table: pd.DataFrame, group: Group, tasks: Mapping[str, Task], recipe: 
 
 
 def train_all(
-    group: Group,
-    ranks: Sequence[int],
-    seeds: Sequence[int],
-    *,
-    store: str | Path,
-    data: str | Path | None = None,
-    recipe: Recipe = PAPER,
+    group: Group, ranks: Numbers, seeds: Numbers, *, store: Folder, data: Folder | None = None, recipe: Recipe = PAPER
 ) -> pd.DataFrame:
     """Train adapters in every layer of a BERT encoder with peft, one run after another, and take their outcomes.
 
@@ -397,7 +386,7 @@ def _train_pair(
 
 
 def _read(
-    group: Group, ranks: Sequence[int], seeds: Sequence[int], data: str | Path | None, recipe: Recipe
+    group: Group, ranks: Numbers, seeds: Numbers, data: Folder | None, recipe: Recipe
 ) -> tuple[dict[str, Task], Any, Any]:
     """The tasks by name, the encoder and its tokenizer; ValueError for whatever is wrong with what a study is given."""
     checks.integers("ranks", ranks, 1)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ncutil.lora.extras import library, one_line, unreachable
-from ncutil.lora.tasks import Split, Task
+from ncutil.lora.tasks import SPLITS, Split, Task
 
 Row = Mapping[str, Any]
 
@@ -32,14 +32,6 @@ SUBSET = 0
 """Seed of the subset that is taken of a data set: the same for every run, so that its states are computed once."""
 
 
-def _sst2(row: Row) -> Row:
-    return {"text": row["sentence"], "label": row["label"]}
-
-
-def _as_is(row: Row) -> Row:
-    return row
-
-
 def _commonsenseqa(row: Row) -> Row:
     choices = row["choices"]
     return {"question": row["question"], "choices": choices["text"], "label": choices["label"].index(row["answerKey"])}
@@ -53,12 +45,15 @@ def _mathqa(row: Row) -> Row:
 
 
 _ON_HUB: dict[str, tuple[str, str | None, str, Callable[[Row], Row]]] = {
-    "sst2": ("nyu-mll/glue", "sst2", "validation", _sst2),
-    "mrpc": ("nyu-mll/glue", "mrpc", "validation", _as_is),
+    "sst2": ("nyu-mll/glue", "sst2", "validation", lambda row: {"text": row["sentence"], "label": row["label"]}),
+    "mrpc": ("nyu-mll/glue", "mrpc", "validation", lambda row: row),
     "commonsenseqa": ("tau/commonsense_qa", None, "validation", _commonsenseqa),
     # The original is a loading script, which `datasets` no longer runs; this is the same rows as Parquet.
     "mathqa": ("regisss/math_qa", None, "test", _mathqa),
-    **{f"pawsx_{lang}": ("google-research-datasets/paws-x", lang, "test", _as_is) for lang in ("en", "de", "fr", "es")},
+    **{
+        f"pawsx_{lang}": ("google-research-datasets/paws-x", lang, "test", lambda row: row)
+        for lang in ("en", "de", "fr", "es")
+    },
 }
 """Where a task lives on the hub: repository, configuration, split with public labels that is held out, its row."""
 
@@ -85,7 +80,11 @@ def read_task(name: str, examples: int, held_out: int, *, data: str | Path | Non
         raise ValueError(
             f"no data for {name!r}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}){hub}"
         )
-    rows = _hub_rows(name) if where == HUB else _local_rows(name, Path(where))
+    if where != HUB and not Path(where).is_dir():
+        needed = f"{name}_train.jsonl and {name}_test.jsonl"
+        raise ValueError(f"no folder {where}: give one with {needed} (-p data=FOLDER), or -p data=hub to download")
+    files = {split: Path(where) / f"{name}_{split}.jsonl" for split in SPLITS}
+    rows = _hub_rows(name) if where == HUB else {split: _jsonl(path) for split, path in files.items()}
     form, columns = _form(name, rows["train"][0])
     classes = _classes(f"{name}, train", rows["train"]) if form != "choice" else []
     splits = {}
@@ -104,15 +103,6 @@ def read_task(name: str, examples: int, held_out: int, *, data: str | Path | Non
         raise ValueError(f"{name}: every question must have the same number of choices")
     options = len(splits["train"].inputs[0])
     return Task(name, splits["train"], splits["test"], len(classes) or 1, options)
-
-
-def _local_rows(name: str, folder: Path) -> dict[str, list[Row]]:
-    if not folder.is_dir():
-        raise ValueError(
-            f"no folder {folder}: give one with {name}_train.jsonl and {name}_test.jsonl (-p data=FOLDER), or "
-            "-p data=hub to download"
-        )
-    return {split: _jsonl(folder / f"{name}_{split}.jsonl") for split in ("train", "test")}
 
 
 def _jsonl(path: Path) -> list[Row]:
