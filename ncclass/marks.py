@@ -133,7 +133,7 @@ def write_marks(course: Course, grades: Iterable[Grade]) -> int:
         waiting += len(grade.to_mark)
         submission = grade.record["submission"] if grade.record else ""
         for part in grade.problem_set.parts:
-            mark = grade.marks.get(part.id, NO_MARK)
+            mark = grade.by_hand.marks.get(part.id, NO_MARK)
             if mark != NO_MARK or part.id in grade.to_mark:
                 points = "" if mark.points is None else mark.points
                 written = f"as-{submission}-{_digest(mark)}"
