@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.preprocessors import SaveCells
+from sqlalchemy.exc import DatabaseError, SAWarning
+
 from ncclass.collection import Course, Record, keep_copy
 from ncclass.problem_sets import ProblemSet, role
 from ncclass.tables import write_table
@@ -73,19 +77,18 @@ class Grade:
     beside: str = ""
 
     @property
-    def marks(self) -> dict[str, Mark]:
-        return self.by_hand.marks
-
-    @property
     def scores(self) -> dict[str, float | None]:
         if self.record is None:
             return {}
         judged = self.record["judged"]
-        return {part: self.marks[part].points if self.is_overruled(part) else judged[part]["score"] for part in judged}
+        return {
+            part: self.by_hand.marks[part].points if self.is_overruled(part) else judged[part]["score"]
+            for part in judged
+        }
 
     def is_overruled(self, part: str) -> bool:
         """Whether a teacher has given the points of a part."""
-        return self.marks.get(part, NO_MARK).points is not None
+        return self.by_hand.marks.get(part, NO_MARK).points is not None
 
     @property
     def score(self) -> float | None:
@@ -171,9 +174,6 @@ def _cells(problem_set: ProblemSet) -> dict[str, str]:
 
 def read(course: Course, sets: Mapping[str, ProblemSet]) -> dict[Who, ByHand]:
     """What people have entered in the gradebook for these sets; PressError if it is none, or has impossible points."""
-    from nbgrader.api import Gradebook
-    from sqlalchemy.exc import DatabaseError
-
     path, found = course.folder / "gradebook.db", dict[Who, ByHand]()
     if not path.is_file():
         return found
@@ -209,8 +209,6 @@ def _by_hand(submission: Any, problem_set: ProblemSet) -> ByHand:
 
 def enter(course: Course, sets: Mapping[str, ProblemSet], by_hand: Mapping[Who, ByHand]) -> None:
     """Enter marks for submissions that the gradebook has already; `write_gradebook` does it for new ones."""
-    from nbgrader.api import Gradebook, MissingEntry
-
     if not (course.folder / "gradebook.db").is_file():
         return
     with Gradebook(url(course)) as book:
@@ -232,10 +230,6 @@ def _enter_marks(submission: Any, problem_set: ProblemSet, marks: Mapping[str, M
 
 def write_gradebook(course: Course, sets: Iterable[ProblemSet], grades: Iterable[Grade]) -> list[str]:
     """Bring nbgrader's gradebook up to date with the grades; returns lines that say which sets it has anew."""
-    from nbgrader.api import Gradebook
-    from nbgrader.preprocessors import SaveCells
-    from sqlalchemy.exc import SAWarning
-
     sets, lines = list(sets), []
     with Gradebook(url(course)) as book:
         for problem_set in sets:
@@ -280,4 +274,4 @@ def _enter(book: Any, grade: Grade) -> None:
         entry.auto_score = judged[entry.name]["score"] if judged else None
         entry.extra_credit = grade.by_hand.extra.get(entry.name)
         entry.needs_manual_grade = entry.name in grade.to_mark
-    _enter_marks(submission, grade.problem_set, grade.marks)
+    _enter_marks(submission, grade.problem_set, grade.by_hand.marks)

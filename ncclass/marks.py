@@ -33,7 +33,7 @@ def import_table(
 ) -> tuple[dict[Who, ByHand], list[str]]:
     """Bring the gradebook up to date with the table and with what is handed in now, before anything runs.
 
-    A mark for an earlier submission becomes a remark: what is handed in now has to be read.
+    A mark for an earlier submission becomes a comment: what is handed in now has to be read.
     Returns what the gradebook then has by hand, and lines that say what was done.
     """
     came = {(one.student, one.name): one for one in submissions}
@@ -46,7 +46,7 @@ def import_table(
         if who in recorded and _digest(new) == written:
             continue
         if submission and who in came and submission != fingerprint(came[who]):
-            new = _as_remark(new)
+            new = _as_comment(new)
         old = marks.get(part, NO_MARK)
         new, says = _settle(new, old, written if who in recorded else "")
         if says:
@@ -55,11 +55,11 @@ def import_table(
             marks[part], count = new, count + 1
             changed.add(who)
     for who, own in by_hand.items():
-        remarks = {part: _as_remark(mark) for part, mark in own.marks.items()}
-        if remarks != own.marks and who in came:
+        comments = {part: _as_comment(mark) for part, mark in own.marks.items()}
+        if comments != own.marks and who in came:
             record = read_result(course.result(*who))
             if record and record["submission"] != fingerprint(came[who]):
-                own.marks = remarks
+                own.marks = comments
                 changed.add(who)
     if changed:
         kept = [keep_copy(course, name) for name in ("manual.csv", "gradebook.db") if (course.folder / name).is_file()]
@@ -77,10 +77,10 @@ def _settle(new: Mark, old: Mark, written: str) -> tuple[Mark, str]:
     if not written or old == NO_MARK:
         return new, f"{new} in manual.csv counts; gradebook.db had {old}"
     says = f"both were changed, gradebook.db to {old} and manual.csv to {new}; the gradebook counts"
-    remark = f"[manual.csv had {new}]"
-    if new == NO_MARK or remark in old.comment:
+    kept = f"[manual.csv had {new}]"
+    if new == NO_MARK or kept in old.comment:
         return old, says
-    return Mark(old.points, f"{old.comment} {remark}".strip()), f"{says}, the remark keeps what the table had"
+    return Mark(old.points, f"{old.comment} {kept}".strip()), f"{says}, the comment keeps what the table had"
 
 
 def _digest(mark: Mark) -> str:
@@ -88,7 +88,7 @@ def _digest(mark: Mark) -> str:
     return digest("" if mark.points is None else f"{mark.points:g}", *mark.comment.split())
 
 
-def _as_remark(mark: Mark) -> Mark:
+def _as_comment(mark: Mark) -> Mark:
     """A mark for what was handed in earlier, as a comment without points."""
     return mark if mark.points is None else Mark(None, f"[{mark.points:g} for an earlier submission] {mark.comment}")
 
@@ -133,7 +133,7 @@ def write_marks(course: Course, grades: Iterable[Grade]) -> int:
         waiting += len(grade.to_mark)
         submission = grade.record["submission"] if grade.record else ""
         for part in grade.problem_set.parts:
-            mark = grade.marks.get(part.id, NO_MARK)
+            mark = grade.by_hand.marks.get(part.id, NO_MARK)
             if mark != NO_MARK or part.id in grade.to_mark:
                 points = "" if mark.points is None else mark.points
                 written = f"as-{submission}-{_digest(mark)}"

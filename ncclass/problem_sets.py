@@ -246,7 +246,7 @@ def _parts(name: str, source: NotebookNode, asks: dict[str, list[Ask]]) -> Itera
             raise PressError(f"{name}, {part}: what is asked has to add up to its {points:g} points; it gives {given}")
         if role(cell) == "tests" and "solution" not in roles[: roles.index("tests")]:
             raise PressError(
-                f"{name}, {part}: there is no cell for a solution before it, to which remarks could belong"
+                f"{name}, {part}: there is no cell for a solution before it, to which comments could belong"
             )
         roles = roles[roles.index(role(cell)) + 1 :]
         yield Part(part, [title for at, title in titles if at < number][-1], points, asked)

@@ -1,5 +1,6 @@
 """The problem sets: their form, what every answer scores, and that nothing of a solution reaches a student."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -36,7 +37,7 @@ from ncclass.problem_sets import (
     write_release,
 )
 from ncpress.assignments import headings
-from ncpress.project import Chapter, read_chapter
+from ncpress.project import Chapter, PressError, read_chapter
 
 pytestmark = [pytest.mark.xdist_group("classroom"), pytest.mark.filterwarnings("ignore:More than 20 figures")]
 
@@ -302,3 +303,13 @@ def test_source_is_text_that_survives_a_round_trip(name: str) -> None:
     for cell in chapter.notebook.cells:
         if cell.cell_type == "code":
             assert all(len(line) <= 72 for line in cell.source.splitlines()), cell.source
+
+
+def test_part_without_a_cell_for_a_solution_is_refused() -> None:
+    """nbgrader keeps a comment on a part with the cell for its solution."""
+    item = problem_set("01-chsh")
+    source = copy.deepcopy(item.source)
+    source.cells = [cell for cell in source.cells if collection.grade_id(cell) != "model"]
+    asks = {part.id: list(part.asks) for part in item.parts}
+    with pytest.raises(PressError, match="model-check: there is no cell for a solution before it"):
+        list(problem_sets._parts("01-chsh", source, asks))
