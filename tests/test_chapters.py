@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from conftest import ROOT
 from IPython.core.interactiveshell import InteractiveShell
@@ -141,11 +142,10 @@ def test_ncnet_runs_where_a_draw_leaves_a_group_empty(
     few = {"wide_runs": 8, "side_runs": 8, "sensing_runs": 5, "exact_runs": 2}
     few |= dict.fromkeys(("parity_runs", "gradient_runs", "surgery_runs"), 2)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    monkeypatch.setenv("MPLBACKEND", "agg")
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     values = PROJECT.profiles["smoke"]["02-ncnet"] | few | {"seed": seed}
-    with capture_output() as captured:
+    with matplotlib.rc_context(), capture_output() as captured:
         for cell in PROJECT.chapters["02-ncnet"].with_parameters(values).cells:
             if cell.cell_type == "code":
                 shell.run_cell(cell.source).raise_error()
