@@ -415,6 +415,13 @@ def test_tasks_of_different_size(encoder: nn.Module, mixed) -> None:
         adapters.train(encoder, (mixed[0], short[1]), [2], [0])
 
 
+def test_labels_other_than_0_and_1(encoder: nn.Module, mixed) -> None:
+    (a, b), (c, d) = mixed
+    odd = Task("odd", Split(d.train.inputs, d.train.labels + 1), d.test)
+    with pytest.raises(ValueError, match="labels 0 and 1"):
+        adapters.train(encoder, ((a, b), (c, odd)), [2], [0])
+
+
 def test_sentences_of_different_length(encoder: nn.Module, mixed) -> None:
     (a, b), (c, d) = mixed
     cut = [Split(split.inputs[:, :9], split.labels) for split in (d.train, d.test)]

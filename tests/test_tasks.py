@@ -81,7 +81,7 @@ def test_groups_of_one_draw_differ_in_the_functions_only() -> None:
     assert (other[0][0].train.inputs != mixed[0][0].train.inputs).any()
 
 
-def test_parity_is_hard_and_majority_is_easy_for_a_linear_head_on_the_bits() -> None:
+def test_parity_is_hard_and_majority_easy_for_a_linear_head() -> None:
     """A majority has weight on single bits; a parity has none, whatever the sentences."""
     bits = bit_tasks.ncube()
     signs = 2 * bits[:, :3] - 1
