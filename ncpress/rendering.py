@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ncpress.project import PressError, Project
 from ncutil.ground import staleness
-from ncutil.ground.files import digest, write_json
+from ncutil.ground.files import digest, replacing, write_json
 
 
 def render(project: Project, staged: Path, whole: bool = False) -> bool:
@@ -86,21 +86,20 @@ def print_pdf(project: Project) -> Path:
     chromium = next((path for name in names if (path := shutil.which(name))), None)
     if chromium is None:
         raise PressError(f"a PDF needs a Chromium or Chrome on the PATH (looked for {', '.join(names)})")
-    output, partial = project.build / "single", project.build / ".book.pdf.part"
+    output, target = project.build / "single", project.build / "book.pdf"
     shutil.rmtree(output, ignore_errors=True)
     _jupyter_book(project.build / "site", output, "singlehtml")
     page = (output / "_build" / "singlehtml" / "index.html").as_uri()
     # Chromium refuses its sandbox to root; the page is our own. The time is virtual: it lets MathJax finish.
     safety = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
-    done = subprocess.run(
-        [chromium, *flags, *safety, f"--print-to-pdf={partial}", page], capture_output=True, text=True, timeout=300
-    )
-    if done.returncode or not partial.is_file():
-        raise PressError(f"Chromium could not print the book: {done.stderr.strip()[-300:]}")
-    partial.replace(project.build / "book.pdf")
+    with replacing(target) as partial:
+        command = [chromium, *flags, *safety, f"--print-to-pdf={partial}", page]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode or not partial.is_file():
+            raise PressError(f"Chromium could not print the book: {done.stderr.strip()[-300:]}")
     shutil.rmtree(output)
-    return project.build / "book.pdf"
+    return target
 
 
 def _jupyter_book(site: Path, output: Path, builder: str = "html") -> None:

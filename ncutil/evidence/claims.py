@@ -194,8 +194,8 @@ def judge(claim_id: str, estimate: Estimate, interval: Interval) -> Finding:
     return Finding(claim, np.asarray(estimate, float).tolist(), np.asarray(interval, float).tolist(), outcome)
 
 
-def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
-    """Record what this run found about a claim, and show the verdict.
+def record(claim_id: str, estimate: Estimate, interval: Interval) -> str:
+    """Record what this run found about a claim, show the verdict and return it.
 
     Parameters and errors are those of `judge`. The record holds the estimate and the interval, not the verdict: a
     criterion that changes later changes the verdict of a kept run.
@@ -204,6 +204,7 @@ def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
     text = f"{found.verdict} ({found.claim.criterion}; got {describe(found.estimate, found.interval)})"
     data = {"id": claim_id, "estimate": found.estimate, "interval": found.interval}
     show({CLAIM_MIME: data, "text/plain": f"{claim_id}: {text}"})
+    return found.verdict
 
 
 def value(name: str, number: float, interval: Sequence[float] | None = None, *, digits: int = 2) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ncutil.evidence import claims, stats
-from ncutil.evidence.outputs import show
+from ncutil.evidence.outputs import glue, show
 
 NOT_AVAILABLE = "not available"
 
@@ -130,23 +130,20 @@ class Report:
         if missing := [e.missing for e in several if e.missing]:
             show({"text/plain": f"{claim}: {NOT_AVAILABLE} in this run ({missing[0]})"})
         else:
-            claims.record(claim, *evidence)
-            self.verdicts[claim] = claims.verdict(claims.load()[claim].holds_if or {}, *evidence)
+            self.verdicts[claim] = claims.record(claim, *evidence)
 
     def say(self, name: str, text: str | Mapping[Hashable, str], by: Hashable = None) -> None:
         """Put a text under {glue:text}`name`, or from several whole sentences that of the outcome `by`.
 
         Raises ValueError for an outcome without a sentence; "not available" always has one.
         """
-        from myst_nb import glue  # brings in Sphinx, which the rest of the package does without
-
         if not isinstance(text, str):
             known = {NOT_AVAILABLE: "This run cannot tell.", **text}
             if by not in known:
                 raise ValueError(f"{name!r} has no sentence for {by!r}, only for {', '.join(map(repr, text))}")
             text = known[by]
         self._new(name)
-        glue(name, text, display=False)
+        glue(name, text)
 
     def _new(self, name: str) -> None:
         if name in self._names:
