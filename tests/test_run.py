@@ -277,7 +277,7 @@ def test_reached_modules_follow_imports(clone: Path) -> None:
     }
 
 
-def test_changed_parameters_get_a_folder_of_their_own_and_show_in_the_code(built: Path) -> None:
+def test_changed_parameters_get_their_own_folder_and_show_in_the_code(built: Path) -> None:
     before = record(built, "02-beta")
     done = cli(built, "run", "2", "-p", "runs=12")
     assert done.returncode == 0, done.stderr

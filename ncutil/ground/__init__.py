@@ -1,1 +1,1 @@
-"""Ground floor of the house: files (`files`) and what makes a kept result stale (`staleness`). It knows no science."""
+"""What all rooms stand on: `files`, the rule for what is stale (`staleness`), and `checks` of arguments. No science."""
