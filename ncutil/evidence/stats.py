@@ -53,8 +53,8 @@ def bootstrap(values: ArrayLike, statistic: Statistic = _mean, *, seed: int, dra
 
     Raises
     ------
-    NoIntervalError (a ValueError)
-        Fewer than two runs, values that are not finite, or a statistic that is NaN on every resample.
+    NoIntervalError
+        A ValueError: fewer than two runs, values that are not finite, or a statistic that is NaN on every resample.
 
     Examples
     --------

@@ -16,6 +16,8 @@ SPLITS = ("train", "test")
 class Split:
     """Samples of one task, those to train on or those to test on.
 
+    Attributes
+    ----------
     inputs : of made-up sentences the word numbers, (samples, words); of real text one list a sample, of its options,
         each (first text, second text or None)
     labels : (samples,), the class, or the index of the right option
