@@ -188,3 +188,12 @@ def test_say_chooses_by_the_verdict_of_a_claim() -> None:
 def test_say_refuses_an_outcome_without_a_sentence() -> None:
     with pytest.raises(ValueError, match="no sentence for 'open', only for 'above', 'below'"):
         Report(0).say("up", {"above": "Yes.", "below": "No."}, by="open")
+
+
+def test_published_estimate_as_last_value_of_a_cell_shows_nothing(shell: InteractiveShell) -> None:
+    shell.user_ns |= {"r": Report(seed=3), "runs": RUNS}
+    with capture_output() as captured:
+        done = shell.run_cell('r.publish("mean", runs)')
+    assert done.result.value == RUNS.mean()
+    assert "Estimate" not in captured.stdout
+    assert not [output for output in captured.outputs if "Estimate" in output.data.get("text/plain", "")]

@@ -42,6 +42,9 @@ class Estimate:
     interval: stats.Interval | None = None
     missing: str = ""
 
+    def _ipython_display_(self) -> None:
+        """Show nothing as the last value of a cell: prose shows the number, and the claim its verdict."""
+
     @property
     def ends(self) -> stats.Interval:
         """(low, high) for a table or a figure; NaN without an interval."""
