@@ -42,8 +42,7 @@ def _points(activations: ArrayLike) -> Array:
 def binned(activations: ArrayLike, edges: ArrayLike) -> float:
     """I(T; X) of a deterministic layer whose units are rounded to bins, in bits.
 
-    The rounded layer is a function of the input, so I(T; X) = H(T): the entropy of how inputs share cells. All bins of
-    a row are packed into one whole number and one sort counts them; no loop over inputs.
+    The rounded layer is a function of the input, so I(T; X) = H(T): the entropy of how inputs share cells.
 
     Parameters
     ----------
@@ -53,19 +52,8 @@ def binned(activations: ArrayLike, edges: ArrayLike) -> float:
         The same for each unit. Bins are [e_k, e_k+1), the last one closed; a value beyond them falls in the outermost
         bin. Edges on [-1, 1] merge all values of a ReLU unit above 1: choose edges on its own range.
 
-    Returns
-    -------
-    float
-        Between 0 and log2(samples).
-
-    Raises
-    ------
-    ValueError
-        A wrong shape, values that are not finite, or edges that do not increase.
-
-    Examples
-    --------
-    Four inputs; half a unit a bin separates two of them, a bin of 1 none.
+    The result lies between 0 and log2(samples). Shapes and edges that do not fit, and values that are not finite, raise
+    a ValueError. Four inputs; half a unit a bin separates two of them, a bin of 1 none:
 
     >>> layer = [[0.1], [0.2], [0.3], [0.9]]
     >>> round(binned(layer, [0, 0.5, 1]), 4), binned(layer, [0, 1])
@@ -86,9 +74,7 @@ def binned(activations: ArrayLike, edges: ArrayLike) -> float:
         if first:
             key = np.unique(key, return_inverse=True)[1]
         key = key * bins ** part.shape[1] + part @ bins ** np.arange(part.shape[1])
-    key.sort()
-    ends = np.flatnonzero(np.diff(key)) + 1
-    counts = np.diff(ends, prepend=0, append=samples)
+    counts = np.unique(key, return_counts=True)[1]
     return max(float(math.log2(samples) - counts @ np.log2(counts) / samples), 0.0)
 
 
@@ -118,19 +104,9 @@ def kde_bounds(activations: ArrayLike, variance: float) -> tuple[float, float]:
     variance : float
         Of the noise on each unit, in squared units of the activations; positive.
 
-    Returns
-    -------
-    (lower, upper)
-        Between 0 and log2(samples). They do not apply to a layer without noise, which keeps all bits as long as no
-        two inputs coincide.
+    Both bounds lie between 0 and log2(samples). They do not apply to a layer without noise, which keeps all bits as
+    long as no two inputs coincide. Errors as of `binned`.
 
-    Raises
-    ------
-    ValueError
-        A wrong shape, values that are not finite, a variance that is not positive.
-
-    Examples
-    --------
     >>> bits = [[0, 0], [0, 1], [1, 0], [1, 1]]
     >>> lower, upper = kde_bounds(bits, 0.1)
     >>> round(lower, 4), round(upper, 4)
@@ -158,21 +134,14 @@ def kde_bounds(activations: ArrayLike, variance: float) -> tuple[float, float]:
 
 
 def mixture_information(
-    means: ArrayLike,
-    sigma: ArrayLike,
-    weights: ArrayLike | None = None,
-    *,
-    tolerance: float = 0.001,
-    seed: int = 0,
+    means: ArrayLike, sigma: ArrayLike, weights: ArrayLike | None = None, *, tolerance: float = 0.001, seed: int = 0
 ) -> Any:
     """I(T; X) where input X = k puts T at means[k] plus Gaussian noise of width sigma, in bits.
 
-    The density of T is known, so no samples of T are needed. Only the integral
-    ``sum_k w_k E[-log2 sum_j w_j exp(-(|z + m_k - m_j|^2 - |z|^2) / 2)]`` over standard normal z is computed
-    numerically, with means m in units of sigma. Noise orthogonal to all differences of means has no effect and is left
-    out.
-    One direction is integrated on a grid, to nine digits and more; several by scrambled Sobol points (Owen 1995),
-    doubled until the standard error over eight scramblings is below the tolerance.
+    No samples of T are needed, only the integral ``sum_k w_k E[-log2 sum_j w_j exp(-(|z + m_k - m_j|^2 - |z|^2) / 2)]``
+    over standard normal z, with means m in units of sigma. Noise orthogonal to all differences of means has no effect
+    and is left out. One direction is integrated on a grid, to nine digits and more; several by scrambled Sobol points
+    (Owen 1995), doubled until the standard error over eight scramblings is below the tolerance.
 
     Parameters
     ----------
@@ -187,21 +156,10 @@ def mixture_information(
     seed : int
         Of the scramblings: the same call gives the same bits.
 
-    Returns
-    -------
-    float, or array of the leading axes
-        Between 0 and the entropy of the weights.
+    A float, or an array of the leading axes, between 0 and the entropy of the weights. Arguments that do not fit raise
+    a ValueError; a tolerance that was not reached raises a RuntimeError with the estimate and its error.
 
-    Raises
-    ------
-    ValueError
-        A wrong shape, values that are not finite, a sigma that is not positive, weights that are no probabilities.
-    RuntimeError
-        The tolerance was not reached; the message carries the estimate and its error.
-
-    Examples
-    --------
-    Two inputs, three noise widths apart.
+    Two inputs, three noise widths apart:
 
     >>> round(mixture_information([[0.0], [3.0]], 1.0), 6)
     0.759979

@@ -80,20 +80,20 @@ def _trace_ratio(within: Floats, between: Floats, x: Floats) -> float:
     return float((((within @ axes.T) / size) ** 2).sum())
 
 
-def sharpness(model: nn.Module, X: Tensor, y: Tensor, epsilon: float = 1e-3, steps: int = 20) -> float:
+def sharpness(model: nn.Module, X: Tensor, y: Tensor, epsilon: float = 1e-3) -> float:
     """Sharpness of a minimum: how much the loss can rise in a small box around the weights, in per cent of 1 + loss.
 
-    The box lets weight w move by epsilon * (abs(w) + 1). The maximum is sought from the weights themselves by `steps`
+    The box lets weight w move by epsilon * (abs(w) + 1). The maximum is sought from the weights themselves by 20
     ascent steps along the sign of the gradient, kept inside the box; what is found is a lower bound of it.
 
     `model` maps X (samples, ...) to logits for labels y (samples,); it is evaluated in evaluation mode, on a copy.
     The result is 100 * (largest loss found - loss) / (1 + loss), at least 0; the loss is the mean cross-entropy.
-    An epsilon or steps not above 0, other than a label a sample, or a loss that is not finite raise a ValueError.
+    An epsilon not above 0, other than a label a sample, or a loss that is not finite raise a ValueError.
 
     Keskar et al. (2017), metric 2.1 with A the identity; they search with L-BFGS-B, we with signs.
     """
-    if not (np.isfinite(epsilon) and epsilon > 0) or steps < 1:
-        raise ValueError(f"epsilon and steps must be above 0; got {epsilon} and {steps}")
+    if not (np.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"epsilon must be above 0; got {epsilon}")
     if len(X) != len(y) or len(y) == 0:
         raise ValueError(f"expected as many labels as samples, at least one; got {len(y)} and {len(X)}")
     probe = copy.deepcopy(model).eval()
@@ -101,7 +101,7 @@ def sharpness(model: nn.Module, X: Tensor, y: Tensor, epsilon: float = 1e-3, ste
     centres = [p.detach().clone() for p in weights]
     radii = [epsilon * (c.abs() + 1) for c in centres]
     losses = []
-    for _ in range(steps + 1):
+    for _ in range(20 + 1):
         loss = cross_entropy(probe(X), y)
         losses.append(float(loss.detach()))
         gradients = torch.autograd.grad(loss, weights)
