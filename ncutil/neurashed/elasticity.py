@@ -43,14 +43,6 @@ def local_elasticity(
 ) -> float:
     """LE(x, x'): change of the logits at x' over their change at x, after one gradient step at (x, y).
 
-    Parameters
-    ----------
-    model : module that maps a batch (n, ...) to logits (n, classes); left as it is
-    x, x_test : base and test input, of one shape, without a batch axis
-    y : label of the base, a single number
-    rate : size of the step, above 0; all trainable parameters take part
-    loss : maps logits (1, classes) and labels (1,) to a number
-
     The result is not negative, and 1 where x' = x. A step that does not change the base's own logits raises a
     ValueError, as do inputs, labels, rates and models that do not fit.
 
@@ -62,6 +54,14 @@ def local_elasticity(
     >>> layer = nn.Linear(2, 3)
     >>> round(local_elasticity(layer, [1.0, 2.0], 0, [1.0, 0.0], rate=0.1), 9)
     0.333333333
+
+    Parameters
+    ----------
+    model : module that maps a batch (n, ...) to logits (n, classes); left as it is
+    x, x_test : base and test input, of one shape, without a batch axis
+    y : label of the base, a single number
+    rate : size of the step, above 0; all trainable parameters take part
+    loss : maps logits (1, classes) and labels (1,) to a number
     """
     net, base, test = _double(model), _tensor(x, model, "x"), _tensor(x_test, model, "x_test")
     if base.shape != test.shape:
@@ -97,12 +97,6 @@ def local_elasticity(
 def elasticity_matrix(model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Tensor | None = None) -> Array:
     """LE between all pairs of inputs in the limit of small steps of the cross-entropy; row = base, column = test.
 
-    Parameters
-    ----------
-    model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
-    X : (n, ...) inputs
-    y : (n,) labels of the inputs as bases; by default the classes that the model predicts
-
     The matrix (n, n) is not negative, 1 on the diagonal, in general not symmetric. Errors are as in
     `local_elasticity`; a step that does not move the base's own logits is reported with its row.
 
@@ -112,6 +106,12 @@ def elasticity_matrix(model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Te
     >>> elasticity_matrix(nn.Linear(2, 3), [[1.0, 2.0], [1.0, 0.0]], [0, 1]).round(6)
     array([[1.      , 0.333333],
            [1.      , 1.      ]])
+
+    Parameters
+    ----------
+    model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
+    X : (n, ...) inputs
+    y : (n,) labels of the inputs as bases; by default the classes that the model predicts
     """
     net, inputs = _double(model), _tensor(X, model, "X", batch=True)
     logits, parts = _parts(net, inputs)

@@ -44,6 +44,13 @@ def binned(activations: ArrayLike, edges: ArrayLike) -> float:
 
     The rounded layer is a function of the input, so I(T; X) = H(T): the entropy of how inputs share cells.
 
+    The result lies between 0 and log2(samples). Shapes and edges that do not fit, and values that are not finite, raise
+    a ValueError. Four inputs; half a unit a bin separates two of them, a bin of 1 none:
+
+    >>> layer = [[0.1], [0.2], [0.3], [0.9]]
+    >>> round(binned(layer, [0, 0.5, 1]), 4), binned(layer, [0, 1])
+    (0.8113, 0.0)
+
     Parameters
     ----------
     activations : (samples, units)
@@ -51,13 +58,6 @@ def binned(activations: ArrayLike, edges: ArrayLike) -> float:
     edges : (bins + 1,), increasing
         The same for each unit. Bins are [e_k, e_k+1), the last one closed; a value beyond them falls in the outermost
         bin. Edges on [-1, 1] merge all values of a ReLU unit above 1: choose edges on its own range.
-
-    The result lies between 0 and log2(samples). Shapes and edges that do not fit, and values that are not finite, raise
-    a ValueError. Four inputs; half a unit a bin separates two of them, a bin of 1 none:
-
-    >>> layer = [[0.1], [0.2], [0.3], [0.9]]
-    >>> round(binned(layer, [0, 0.5, 1]), 4), binned(layer, [0, 1])
-    (0.8113, 0.0)
     """
     x, e = _points(activations), np.asarray(edges, float)
     if e.ndim != 1 or len(e) < 2 or not np.isfinite(e).all() or (np.diff(e) <= 0).any():
@@ -97,13 +97,6 @@ def kde_bounds(activations: ArrayLike, variance: float) -> tuple[float, float]:
     With noise of variance v on every unit, T is a mixture of one Gaussian per input. From the squared distances d_ij of
     its centres: upper = -mean_i log2 mean_j exp(-d_ij / 2v), lower the same with 8v.
 
-    Parameters
-    ----------
-    activations : (samples, units)
-        One row per distinct input, all equally likely.
-    variance : float
-        Of the noise on each unit, in squared units of the activations; positive.
-
     Both bounds lie between 0 and log2(samples). They do not apply to a layer without noise, which keeps all bits as
     long as no two inputs coincide. Errors as of `binned`.
 
@@ -111,6 +104,13 @@ def kde_bounds(activations: ArrayLike, variance: float) -> tuple[float, float]:
     >>> lower, upper = kde_bounds(bits, 0.1)
     >>> round(lower, 4), round(upper, 4)
     (1.2731, 1.9806)
+
+    Parameters
+    ----------
+    activations : (samples, units)
+        One row per distinct input, all equally likely.
+    variance : float
+        Of the noise on each unit, in squared units of the activations; positive.
     """
     x = _points(activations)
     if not (np.isfinite(variance) and variance > 0):
@@ -143,6 +143,14 @@ def mixture_information(
     and is left out. One direction is integrated on a grid, to nine digits and more; several by scrambled Sobol points
     (Owen 1995), doubled until the standard error over eight scramblings is below the tolerance.
 
+    The result has the leading axes and lies between 0 and the entropy of the weights. Arguments that do not fit raise a
+    ValueError; a tolerance that was not reached raises a RuntimeError with the estimate and its error.
+
+    Two inputs, three noise widths apart:
+
+    >>> round(mixture_information([[0.0], [3.0]], 1.0), 6)
+    0.759979
+
     Parameters
     ----------
     means : (components, dimensions) or (..., components, dimensions)
@@ -155,14 +163,6 @@ def mixture_information(
         Largest standard error, in bits; over 400 mixtures of 8 in 7 directions the default erred by at most 0.006.
     seed : int
         Of the scramblings: the same call gives the same bits.
-
-    A float, or an array of the leading axes, between 0 and the entropy of the weights. Arguments that do not fit raise
-    a ValueError; a tolerance that was not reached raises a RuntimeError with the estimate and its error.
-
-    Two inputs, three noise widths apart:
-
-    >>> round(mixture_information([[0.0], [3.0]], 1.0), 6)
-    0.759979
     """
     m, s = np.asarray(means, float), np.asarray(sigma, float)
     if m.ndim < 2 or 0 in m.shape:

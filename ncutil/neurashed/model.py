@@ -51,6 +51,8 @@ def add(amount: ArrayLike) -> UpdateRule:
 class Neurashed:
     """A neurashed model (Su, section 2): graph, firing rules, and the state that training changes.
 
+    A malformed graph, rule, factor or weight raises a ValueError that names the node.
+
     Parameters
     ----------
     levels : sequence of sequences of str
@@ -66,8 +68,6 @@ class Neurashed:
         Amplification factors lambda >= 0, in the order of `names`; leading axes are runs.
     weights : array_like, shape (..., nodes of the second-last level, classes), or number
         Weights eta >= 0 of the edges into the last level; entries without an edge are set to 0.
-
-    A malformed graph, rule, factor or weight raises a ValueError that names the node.
     """
 
     levels: Sequence[Sequence[str]]
@@ -226,6 +226,9 @@ class Neurashed:
     ) -> "Neurashed":
         """Algorithm 1: nodes in the union of a batch's pathways grow, all others decay.
 
+        An update rule that breaks g+(x) > x or 0 <= g-(x) <= x where it is used or on a grid of factors, such as
+        `multiply` at a factor of 0, raises a ValueError that names the node.
+
         Parameters
         ----------
         batches : array_like, shape (steps, ..., batch), or an iterable of (..., batch)
@@ -242,9 +245,6 @@ class Neurashed:
             weights stay as they are.
         record : increasing numbers of completed steps, optional
             The factors, shape (runs, nodes), get a leading axis: the state after each of them (0 is the start).
-
-        An update rule that breaks g+(x) > x or 0 <= g-(x) <= x where it is used or on a grid of factors, such as
-        `multiply` at a factor of 0, raises a ValueError that names the node.
         """
         # A factor of 0 that g+ leaves at 0 can never grow, so this is an error before training.
         for x, fires in [*product(10.0 ** np.arange(-6, 7), (True, False)), (self.factors, True)]:

@@ -88,7 +88,7 @@ def sharpness(model: nn.Module, X: Tensor, y: Tensor, epsilon: float = 1e-3) -> 
 
     `model` maps X (samples, ...) to logits for labels y (samples,); it is evaluated in evaluation mode, on a copy.
     The result is 100 * (largest loss found - loss) / (1 + loss), at least 0; the loss is the mean cross-entropy.
-    An epsilon not above 0, other than a label a sample, or a loss that is not finite raise a ValueError.
+    An epsilon not above 0, labels that are not one a sample, or a loss that is not finite raise a ValueError.
 
     Keskar et al. (2017), metric 2.1 with A the identity; they search with L-BFGS-B, we with signs.
     """
