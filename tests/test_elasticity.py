@@ -430,7 +430,7 @@ def test_limits_of_theorem_1_with_fixed_and_with_trained_edges(edges, limit):
     assert own / other == pytest.approx(limit, rel=1e-3)
 
 
-def test_depth_of_theorem_2_takes_the_ratio_past_any_multiple_of_the_limit():
+def test_depth_of_theorem_2_takes_the_ratio_past_the_limit():
     ratios = []
     for t in (2, 4, 8):
         model, x = layered(t**2, 3, 2, 3)

@@ -90,7 +90,7 @@ def test_pathway_is_what_the_rules_say(seed):
 
 @relaxed
 @given(seed=seeds)
-def test_scores_and_logits_are_what_the_definition_says_and_zero_off_the_pathway(seed):
+def test_scores_and_logits_are_what_the_definition_says(seed):
     model, rng = random_model(seed)
     x = rng.integers(2, size=len(model.levels[0]))
     path = dict(zip(model.names, model.pathway(x), strict=True))
@@ -183,7 +183,7 @@ def test_factors_stay_nonnegative_and_additive_growth_counts(seed, steps, c, b):
     assert (fading.weights >= 0).all()
 
 
-def test_last_edges_grow_when_both_ends_are_in_the_batch_and_only_where_there_is_an_edge():
+def test_last_edges_grow_where_both_ends_are_in_the_batch():
     model, inputs = figure_1(1.0)
     trained = model.train([[0]], multiply(2), multiply(0.5), inputs=[inputs["2"]], edge_rules=(add(1), multiply(0.5)))
     table = {(low, high): trained.weights[int(low[1]) - 1, int(high[1]) - 1] for low, high in model.edges[-6:]}
