@@ -353,7 +353,7 @@ def test_bad_batches_are_refused():
     with pytest.raises(ValueError, match=r"from 0 to 2; got \[0, 1, 3\]"):
         elasticity_matrix(net, X, [0, 1, 3])
     with pytest.raises(ValueError, match=r"not defined, in rows \[0, 1, 2\]"):
-        elasticity_matrix(net, X, loss=lambda z, y: (0 * z).sum())
+        elasticity_matrix(nn.Linear(5, 3, bias=False), np.zeros((3, 5)))
 
 
 def test_the_package_stays_free_of_torch_without_this_module():
@@ -430,7 +430,7 @@ def test_limits_of_theorem_1_with_fixed_and_with_trained_edges(edges, limit):
     assert own / other == pytest.approx(limit, rel=1e-3)
 
 
-def test_depth_of_theorem_2_takes_the_ratio_past_any_multiple_of_the_limit():
+def test_depth_of_theorem_2_takes_the_ratio_past_the_limit():
     ratios = []
     for t in (2, 4, 8):
         model, x = layered(t**2, 3, 2, 3)

@@ -144,7 +144,7 @@ def test_sharpness_grows_with_the_box_and_leaves_the_model_alone():
 
 def test_sharpness_refuses():
     model, X, y = small_model(0)
-    with pytest.raises(ValueError, match="epsilon and steps"):
+    with pytest.raises(ValueError, match="epsilon must be above 0"):
         sharpness(model, X, y, epsilon=0.0)
     with pytest.raises(ValueError, match="as many labels"):
         sharpness(model, X, y[:3])

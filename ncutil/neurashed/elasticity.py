@@ -8,13 +8,14 @@ all digits at small rates. Explained in the chapter on local elasticity.
 """
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.autograd import grad
 from torch.func import functional_call, jvp, vjp, vmap
 from torch.nn.functional import cross_entropy, unfold
 
@@ -23,9 +24,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 BLOCK = 128
 """Base points of the matrix at a time, so that memory grows with n and not with its square."""
-
-SMALL = 2.0**-26
-"""Change of logits, relative to their size, below which a difference in float64 keeps less than half of its digits."""
 
 
 class _Part(NamedTuple):
@@ -45,40 +43,27 @@ def local_elasticity(
 ) -> float:
     """LE(x, x'): change of the logits at x' over their change at x, after one gradient step at (x, y).
 
-    Parameters
-    ----------
-    model : module that maps a batch (n, ...) to logits (n, classes); left as it is
-    x, x_test : base and test input, of one shape, without a batch axis
-    y : label of the base, a single number
-    rate : size of the step, above 0
-    loss : maps logits (1, classes) and labels (1,) to a number
+    The result is not negative, and 1 where x' = x. A step that does not change the base's own logits raises a
+    ValueError, as do inputs, labels, rates and models that do not fit.
 
-    Returns
-    -------
-    float
-        Not negative; 1 where x' = x. All trainable parameters take part in the step.
-
-    Raises
-    ------
-    ValueError
-        Unequal shapes, values that are not finite, a rate that is not positive, a label that is not a class, a model
-        without trainable parameters, or a step that does not change the base's own logits.
-
-    Notes
-    -----
     Su (2024), equation 3.1; He and Su (2020). A step too small for differences in float64 is replaced by its
     first-order term, a Jacobian-vector product, which is then the more exact of the two.
 
-    Examples
-    --------
     A linear layer gives the leverage ratio ``|<x, x'> + 1| / (|x|^2 + 1)``, whatever its weights, label and rate:
 
     >>> layer = nn.Linear(2, 3)
     >>> round(local_elasticity(layer, [1.0, 2.0], 0, [1.0, 0.0], rate=0.1), 9)
     0.333333333
+
+    Parameters
+    ----------
+    model : module that maps a batch (n, ...) to logits (n, classes); left as it is
+    x, x_test : base and test input, of one shape, without a batch axis
+    y : label of the base, a single number
+    rate : size of the step, above 0; all trainable parameters take part
+    loss : maps logits (1, classes) and labels (1,) to a number
     """
-    net, base = _double(model), _tensor(x, model, "x")
-    test = _tensor(x_test, model, "x_test")
+    net, base, test = _double(model), _tensor(x, model, "x"), _tensor(x_test, model, "x_test")
     if base.shape != test.shape:
         raise ValueError(f"x and x_test must have one shape; got {tuple(base.shape)} and {tuple(test.shape)}")
     if not (np.isfinite(rate) and rate > 0):
@@ -87,23 +72,21 @@ def local_elasticity(
     label = torch.as_tensor(y, device=base.device)
     if label.ndim:
         raise ValueError(f"y is the label of one input; got shape {tuple(label.shape)}")
-    weights = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    weights: dict[str, Tensor] = {name: p for name, p in net.named_parameters() if p.requires_grad}
 
-    def logits(w: Mapping[str, Tensor]) -> Tensor:
-        out: Tensor = functional_call(net, dict(w), (both,))
-        return out
+    def logits(w: dict[str, Tensor]) -> Tensor:
+        return cast(Tensor, functional_call(net, w, (both,)))
 
     with torch.enable_grad():
         before = _check_logits(logits(weights), 2)
         _check_labels(label[None], before[:1], loss)
-        slopes = torch.autograd.grad(loss(before[:1], label[None]), list(weights.values()), allow_unused=True)
-    start = {name: p.detach() for name, p in weights.items()}
-    step = {n: torch.zeros_like(p) if g is None else -rate * g for (n, p), g in zip(start.items(), slopes, strict=True)}
+        slopes = grad(loss(before[:1], label[None]), list(weights.values()), materialize_grads=True)
+    step = {name: -rate * slope for name, slope in zip(weights, slopes, strict=True)}
     with torch.no_grad():
-        before = before.detach()
-        change = logits({name: p + step[name] for name, p in start.items()}) - before
-        if change[0].norm() <= SMALL * before[0].norm():
-            change = jvp(logits, (start,), (step,))[1]
+        change = logits({name: p + step[name] for name, p in weights.items()}) - before
+        # Below this size a difference in float64 keeps less than half of its digits.
+        if change[0].norm() <= 2.0**-26 * before[0].norm():
+            change = jvp(logits, (weights,), (step,))[1]
     scale = change[0].abs().max()
     if not scale > 0:
         raise ValueError("the step does not move the base's own logits, so LE is not defined there")
@@ -111,41 +94,24 @@ def local_elasticity(
     return float(other / own)
 
 
-def elasticity_matrix(
-    model: nn.Module,
-    X: ArrayLike | Tensor,
-    y: ArrayLike | Tensor | None = None,
-    loss: Loss = cross_entropy,
-) -> Array:
-    """LE between all pairs of inputs in the limit of small steps.
+def elasticity_matrix(model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Tensor | None = None) -> Array:
+    """LE between all pairs of inputs in the limit of small steps of the cross-entropy; row = base, column = test.
+
+    The matrix (n, n) is not negative, 1 on the diagonal, in general not symmetric. Errors are as in
+    `local_elasticity`; a step that does not move the base's own logits is reported with its row.
+
+    With the tangent kernel Theta and the slope g of the loss in the logits at x, LE(x, x') is
+    ``|Theta(x', x) g| / |Theta(x, x) g|``. Only trainable parameters count, so a frozen layer contributes nothing.
+
+    >>> elasticity_matrix(nn.Linear(2, 3), [[1.0, 2.0], [1.0, 0.0]], [0, 1]).round(6)
+    array([[1.      , 0.333333],
+           [1.      , 1.      ]])
 
     Parameters
     ----------
     model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
     X : (n, ...) inputs
     y : (n,) labels of the inputs as bases; by default the classes that the model predicts
-    loss : mean or sum over inputs of a function of logits and label
-
-    Returns
-    -------
-    ndarray, shape (n, n)
-        Row = base, column = test; not negative, 1 on the diagonal, in general not symmetric.
-
-    Raises
-    ------
-    ValueError
-        As in `local_elasticity`; a step that does not move the base's own logits is reported with its row.
-
-    Notes
-    -----
-    With the tangent kernel Theta and the slope g of the loss in the logits at x, LE(x, x') is
-    ``|Theta(x', x) g| / |Theta(x, x) g|``. Only trainable parameters count, so a frozen layer contributes nothing.
-
-    Examples
-    --------
-    >>> elasticity_matrix(nn.Linear(2, 3), [[1.0, 2.0], [1.0, 0.0]], [0, 1]).round(6)
-    array([[1.      , 0.333333],
-           [1.      , 1.      ]])
     """
     net, inputs = _double(model), _tensor(X, model, "X", batch=True)
     logits, parts = _parts(net, inputs)
@@ -153,47 +119,27 @@ def elasticity_matrix(
     labels = logits.argmax(dim=1) if y is None else torch.as_tensor(y, device=inputs.device)
     if labels.shape[:1] != (n,):
         raise ValueError(f"y must have one label for each of the {n} inputs; got shape {tuple(labels.shape)}")
-    _check_labels(labels, logits, loss)
+    _check_labels(labels, logits, cross_entropy)
     with torch.enable_grad():
         leaf = logits.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(loss(leaf, labels), leaf)
+        (slope,) = grad(cross_entropy(leaf, labels), leaf)
     # The ratio does not depend on the scale of a base's slope, and tiny slopes would underflow when squared.
     slope = slope / slope.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
     pushes = [torch.einsum("nk,knd->nd", slope, part.pulls) for part in parts]
-    rows = [_moved(parts, pushes, slice(at, at + BLOCK)) for at in range(0, n, BLOCK)]
-    moved = torch.cat(rows)
+    moved = torch.cat([_moved(parts, pushes, slice(at, at + BLOCK)) for at in range(0, n, BLOCK)])
     own = moved.diagonal()
-    if not (own > 0).all():
-        still = torch.nonzero(own <= 0).flatten().tolist()
+    if still := torch.nonzero(~(own > 0)).flatten().tolist():
         raise ValueError(f"a step does not move the base's own logits, so LE is not defined, in rows {still[:10]}")
-    result: Array = (moved / own[:, None]).cpu().numpy()
-    return result
+    return cast(Array, (moved / own[:, None]).cpu().numpy())
 
 
 def tangent_kernel(model: nn.Module, X: ArrayLike | Tensor) -> Array:
     """Inner products of the gradients of the logits, in all trainable parameters, between all pairs of inputs.
 
-    Parameters
-    ----------
-    model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
-    X : (n, ...) inputs
+    `model` and X as in `elasticity_matrix`. The result, shape (n, n, classes, classes), takes 8 (n classes)^2 bytes:
+    [a, b, i, j] = <grad z_i(x_a), grad z_j(x_b)>. The sum over i = j is the kernel that is often meant by the name
+    (Jacot, Gabriel and Hongler 2018).
 
-    Returns
-    -------
-    ndarray, shape (n, n, classes, classes)
-        [a, b, i, j] = <grad z_i(x_a), grad z_j(x_b)>. The sum over i = j is the kernel that is often meant by the name.
-
-    Raises
-    ------
-    ValueError
-        An empty batch, values that are not finite, a model without trainable parameters or without logits.
-
-    Notes
-    -----
-    Jacot, Gabriel and Hongler (2018). Takes 8 (n classes)^2 bytes.
-
-    Examples
-    --------
     >>> tangent_kernel(nn.Linear(2, 2, bias=False), [[1.0, 2.0], [3.0, 0.0]])[0, 1]
     array([[3., 0.],
            [0., 3.]])
@@ -201,24 +147,22 @@ def tangent_kernel(model: nn.Module, X: ArrayLike | Tensor) -> Array:
     _, parts = _parts(_double(model), _tensor(X, model, "X", batch=True))
     kernel = torch.zeros(())
     for gram, pulls in parts:
-        k, n, d = pulls.shape
-        flat = pulls.reshape(k * n, d)
+        k, n, _ = pulls.shape
+        flat = pulls.flatten(0, 1)
         share = (flat @ flat.T).reshape(k, n, k, n).permute(1, 3, 0, 2)
         kernel = kernel + (share if gram is None else share * gram[:, :, None, None])
-    result: Array = kernel.contiguous().cpu().numpy()
-    return result
+    return cast(Array, kernel.contiguous().cpu().numpy())
 
 
 def _moved(parts: list[_Part], pushes: list[Tensor], rows: slice) -> Tensor:
     """Size of the change of logits at every input, for a block of bases; (rows, n)."""
-    change: Tensor | None = None
+    change = torch.zeros(())
     for (gram, pulls), push in zip(parts, pushes, strict=True):
         k, n, _ = pulls.shape
         share = (push[rows] @ pulls.flatten(0, 1).T).reshape(-1, k, n)  # (rows, classes, n)
         if gram is not None:
             share *= gram[rows, None]
-        change = share if change is None else change.add_(share)
-    assert change is not None
+        change = share.add_(change)
     return change.square_().sum(dim=1).sqrt_()
 
 
@@ -236,17 +180,19 @@ def _parts(net: nn.Module, inputs: Tensor) -> tuple[Tensor, list[_Part]]:
         with torch.enable_grad():
             logits = _check_logits(net(inputs), len(inputs))
             plain = all(len(made) == 1 and len(made[0][1]) == len(inputs) for made in calls.values())
-            pulls = _pulls(logits, [calls[layer][0][1] for layer in layers]) if plain and layers != [net] else None
+            outputs = [calls[layer][0][1] for layer in layers] if plain and layers != [net] else []
+            pulls = [grad(z.sum(), outputs, retain_graph=True, materialize_grads=True) for z in logits.T if outputs]
     finally:
         for hook in hooks:
             hook.remove()
     logits = logits.detach()
-    if pulls is None:
+    if not pulls:
         # A layer used twice, or parameters outside of layers: the model as one single layer is always right.
         n, k = logits.shape
         eye = torch.eye(k, dtype=logits.dtype, device=logits.device)[:, None].expand(k, n, k)
         return logits, [_part(net, inputs, eye)]
-    return logits, [_part(layer, calls[layer][0][0], pull) for layer, pull in zip(layers, pulls, strict=True)]
+    each = zip(layers, zip(*pulls, strict=True), strict=True)  # slopes of every logit in a layer's output
+    return logits, [_part(layer, calls[layer][0][0], torch.stack(slopes)) for layer, slopes in each]
 
 
 def _owners(net: nn.Module) -> list[nn.Module]:
@@ -261,53 +207,32 @@ def _owners(net: nn.Module) -> list[nn.Module]:
     return owners if len(set(held)) == len(held) else [net]
 
 
-def _pulls(logits: Tensor, outputs: list[Tensor]) -> list[Tensor]:
-    """Slope of each logit in each layer's output, (classes, n, ...) a layer."""
-    rows = []
-    for k in range(logits.shape[1]):
-        slopes = torch.autograd.grad(logits[:, k].sum(), outputs, retain_graph=True, allow_unused=True)
-        rows.append([torch.zeros_like(o) if s is None else s for s, o in zip(slopes, outputs, strict=True)])
-    return [torch.stack(column) for column in zip(*rows, strict=True)]
-
-
 def _part(layer: nn.Module, inputs: Tensor, pulls: Tensor) -> _Part:
-    """Share of one layer: Gram matrices for a linear layer, gradients of each input by itself for any other."""
+    """Share of one layer: Gram matrices for a linear one, patches times slopes for a convolution, else by autograd."""
     if type(layer) is nn.Linear and inputs.ndim == 2:
         gram = inputs @ inputs.T if layer.weight.requires_grad else torch.zeros(())
         if layer.bias is not None and layer.bias.requires_grad:
             gram = gram + 1
         return _Part(gram.expand(len(inputs), len(inputs)), pulls)
-    if type(layer) is nn.Conv2d and _is_plain(layer):
-        return _Part(None, _convolution(layer, inputs, pulls))
+    if (
+        type(layer) is nn.Conv2d
+        and (layer.groups, layer.padding_mode) == (1, "zeros")
+        and not isinstance(layer.padding, str)
+    ):
+        patches = unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # (n, d, places)
+        slopes = pulls.flatten(3)  # (classes, n, channels, places)
+        shares = [(slopes @ patches.transpose(1, 2)).flatten(2)] if layer.weight.requires_grad else []
+        if layer.bias is not None and layer.bias.requires_grad:
+            shares.append(slopes.sum(dim=3))
+        return _Part(None, torch.cat(shares, dim=2))
     weights = {name: p.detach() for name, p in layer.named_parameters() if p.requires_grad}
 
     def gradients(x: Tensor, pull: Tensor) -> Tensor:
-        def output(w: dict[str, Tensor]) -> Tensor:
-            out: Tensor = functional_call(layer, w, (x[None],))
-            return out[0]
-
-        (slopes,) = vmap(vjp(output, weights)[1])(pull)
+        (slopes,) = vmap(vjp(lambda w: functional_call(layer, w, (x[None],))[0], weights)[1])(pull)
         return torch.cat([slope.flatten(1) for slope in slopes.values()], dim=1)
 
     each = vmap(gradients, in_dims=(0, 1), out_dims=1, chunk_size=64)(inputs, pulls)
     return _Part(None, each.detach())
-
-
-def _is_plain(layer: nn.Conv2d) -> bool:
-    return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-
-
-def _convolution(layer: nn.Conv2d, inputs: Tensor, pulls: Tensor) -> Tensor:
-    """Gradients of each input by itself in the kernels and biases: patches times slopes, summed over places."""
-    assert not isinstance(layer.padding, str)
-    patches = unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # (n, d, places)
-    slopes = pulls.flatten(3)  # (classes, n, channels, places)
-    each = []
-    if layer.weight.requires_grad:
-        each.append((slopes @ patches.transpose(1, 2)).flatten(2))
-    if layer.bias is not None and layer.bias.requires_grad:
-        each.append(slopes.sum(dim=3))
-    return torch.cat(each, dim=2)
 
 
 def _double(model: nn.Module) -> nn.Module:

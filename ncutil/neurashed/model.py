@@ -5,7 +5,7 @@ of the nodes it depends on, one level below; exactly one node of the last level 
 input's feature pathway. Every node below the last level has an amplification factor. Training multiplies the
 factors on the pathways of its inputs, or adds to them. Explained in the chapter on implicit regularization.
 
-A model with two classes that share a node; the factors may have leading axes, one entry per run:
+A model with two classes; the factors may have leading axes, one entry per run:
 
 >>> model = Neurashed(
 ...     levels=[["ear", "tail", "wheel"], ["animal", "car"], ["cat", "bus"]],
@@ -16,15 +16,13 @@ A model with two classes that share a node; the factors may have leading axes, o
 >>> inputs = np.array([model.input("ear", "tail"), model.input("wheel")])
 >>> batches = np.random.default_rng(0).integers(2, size=(100, 4, 1))  # steps, runs, batch
 >>> trained = model.train(batches, multiply(1.1), multiply(0.9), inputs=inputs)
->>> trained.logits(inputs[0]).shape  # one row of logits a run
-(4, 2)
 >>> trained.logits(inputs[:, None]).shape  # every input in every run
 (2, 4, 2)
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise, product
+from itertools import chain, groupby, pairwise, product
 from typing import Any, cast
 
 import numpy as np
@@ -34,15 +32,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FiringRule = str | int | Sequence[int] | frozenset[frozenset[str]]
 UpdateRule = Callable[[Floats, int], Floats]
-
-_PROBES = 10.0 ** np.arange(-6, 7)  # factors at which an update rule is tried before it is used
+EdgeRules = tuple[UpdateRule, UpdateRule] | None
 
 
 def multiply(rate: ArrayLike) -> UpdateRule:
-    """The update rule x -> rate * x; g+ for a rate above 1, g- for one in [0, 1].
-
-    `rate` is a number, or one per node below the last level (`Neurashed.per_node`).
-    """
+    """The update rule x -> rate * x, with a number or one per node (`per_node`); g+ above 1, g- in [0, 1]."""
     rates = np.asarray(rate, float)
     return lambda x, step: rates * x
 
@@ -55,7 +49,9 @@ def add(amount: ArrayLike) -> UpdateRule:
 
 @dataclass(frozen=True, eq=False)
 class Neurashed:
-    """A neurashed model: graph, firing rules, and the state that training changes.
+    """A neurashed model (Su, section 2): graph, firing rules, and the state that training changes.
+
+    A malformed graph, rule, factor or weight raises a ValueError that names the node.
 
     Parameters
     ----------
@@ -66,22 +62,12 @@ class Neurashed:
     rules : rule, or mapping from node to rule
         When a node above the first level fires, given its dependent nodes below. "any"; "all"; a number k, for at
         least k of them; a table of 2^n entries 0 or 1, in the order of `itertools.product((0, 1), repeat=n)` over its n
-        dependent nodes as `dependents` lists them; or a frozenset of frozensets of names: the node fires when exactly
-        one of these sets does. One rule serves for all nodes, a mapping has one for each. A node without dependent
-        nodes never fires and needs no rule.
-    factors : array_like, shape (..., nodes below the last level), or mapping, or number
+        dependent nodes in the order of their level; or a frozenset of frozensets of names: the node fires when exactly
+        one of these sets does. A node without dependent nodes never fires and needs no rule.
+    factors : array_like, shape (..., nodes below the last level), or number
         Amplification factors lambda >= 0, in the order of `names`; leading axes are runs.
     weights : array_like, shape (..., nodes of the second-last level, classes), or number
-        Weights eta >= 0 of the edges into the last level (1 by default); entries without an edge are set to 0.
-
-    Raises
-    ------
-    ValueError
-        A malformed graph, rule, factor or weight; the message names the node.
-
-    Notes
-    -----
-    Su, section 2.
+        Weights eta >= 0 of the edges into the last level; entries without an edge are set to 0.
     """
 
     levels: Sequence[Sequence[str]]
@@ -95,85 +81,71 @@ class Neurashed:
     """How many nodes lie below the last level: the length of the factors' last axis."""
     _links: tuple[Floats, ...] = field(init=False, repr=False)
     _thresholds: tuple[Floats, ...] = field(init=False, repr=False)
-    _tables: tuple[tuple[int, int, NDArray[np.intp], Bools], ...] = field(init=False, repr=False)
+    _tables: tuple[list[tuple[int, NDArray[np.intp], Bools]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         levels = tuple(tuple(map(str, level)) for level in self.levels)
         if len(levels) < 2 or not all(levels):
             raise ValueError(f"a model needs at least two levels, each with a node; got sizes {[*map(len, levels)]}")
-        names = tuple(name for level in levels for name in level)
+        names = tuple(chain.from_iterable(levels))
         place = {name: (i, j) for i, level in enumerate(levels) for j, name in enumerate(level)}
         if len(place) != len(names):
             raise ValueError(f"node {next(n for n in names if names.count(n) > 1)!r} stands twice")
         edges = tuple((str(low), str(high)) for low, high in self.edges)
-        self._set(levels=levels, edges=edges, names=names, hidden=len(names) - len(levels[-1]))
-        self._set(_links=_connect(levels, edges, place))
-        self._set_rules(place)
-        self._set(factors=self._check_factors(), weights=self._check_weights())
+        links = tuple(np.zeros((len(low), len(high))) for low, high in pairwise(levels))
+        for edge in edges:
+            if unknown := [name for name in edge if name not in place]:
+                raise ValueError(f"edge {edge}: unknown node {unknown[0]!r}")
+            (level, row), (above, column) = map(place.__getitem__, edge)
+            if above != level + 1:
+                raise ValueError(
+                    f"edge {edge} goes from level {level + 1} to level {above + 1}; an edge goes up one level"
+                )
+            links[level][row, column] = 1
+        self._set(levels=levels, edges=edges, names=names, hidden=len(names) - len(levels[-1]), _links=links)
+        self._set_rules()
+        self._set_state()
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def _set_rules(self, place: dict[str, tuple[int, int]]) -> None:
+    def _set_rules(self) -> None:
         upper = self.names[len(self.levels[0]) :]
-        if isinstance(self.rules, Mapping):
-            rules = dict(self.rules)
-            if unknown := [name for name in rules if name not in upper]:
-                raise ValueError(f"rule for {unknown[0]!r}, which is no node above the first level")
-        else:
-            rules = dict.fromkeys(upper, self.rules)
-        thresholds = [np.full(len(level), np.inf) for level in self.levels[1:]]
-        tables = []
-        for name in upper:
-            level, column = place[name]
-            below = np.flatnonzero(self._links[level - 1][:, column])
-            if len(below) == 0 and rules.get(name, "any") == "any":
-                continue
-            if name not in rules:
-                raise ValueError(f"node {name!r} has dependent nodes but no rule")
-            parsed = _parse_rule(rules[name], name, [self.levels[level - 1][int(i)] for i in below])
-            if isinstance(parsed, int):
-                thresholds[level - 1][column] = parsed
-            else:
-                tables.append((level - 1, column, below, parsed))
-        self._set(_thresholds=tuple(thresholds), _tables=tuple(tables))
+        rules = self.rules if isinstance(self.rules, Mapping) else dict.fromkeys(upper, self.rules)
+        if unknown := [name for name in rules if name not in upper]:
+            raise ValueError(f"rule for {unknown[0]!r}, which is no node above the first level")
+        thresholds = tuple(np.full(len(level), np.inf) for level in self.levels[1:])
+        tables: tuple[list[Any], ...] = tuple([] for _ in thresholds)
+        for level, (low, high) in enumerate(pairwise(self.levels)):
+            for column, name in enumerate(high):
+                below = np.flatnonzero(self._links[level][:, column])
+                if len(below) == 0 and rules.get(name, "any") == "any":
+                    continue
+                if name not in rules:
+                    raise ValueError(f"node {name!r} has dependent nodes but no rule")
+                parsed = _parse_rule(rules[name], name, [low[i] for i in below.tolist()])
+                if isinstance(parsed, int):
+                    thresholds[level][column] = parsed
+                else:
+                    tables[level].append((column, below, parsed))
+        self._set(_thresholds=thresholds, _tables=tables)
 
-    def _check_factors(self) -> Floats:
-        given = self.factors
-        if isinstance(given, Mapping):
-            if missing := [name for name in self.names[: self.hidden] if name not in given]:
-                raise ValueError(f"no factor for node {missing[0]!r}")
-            given = self.per_node(0.0, given)
-        factors = np.asarray(given, float)
+    def _set_state(self) -> None:
+        factors, weights, link = np.asarray(self.factors, float), np.asarray(self.weights, float), self._links[-1]
         if factors.ndim == 0:
-            factors = np.full(self.hidden, float(factors))
+            factors = np.full(self.hidden, factors)
         if factors.shape[-1] != self.hidden:
             raise ValueError(f"factors must have shape (..., {self.hidden}), a node each; got {factors.shape}")
-        bad = ~(np.isfinite(factors) & (factors >= 0))
-        if bad.any():
-            where = np.argwhere(bad)[0]
-            raise ValueError(f"factor of node {self.names[where[-1]]!r} is {factors[tuple(where)]}; expected >= 0")
-        return factors
-
-    def _check_weights(self) -> Floats:
-        weights = np.asarray(self.weights, float)
-        link = self._links[-1]
+        good = (factors >= 0) & (factors < np.inf)
+        if not good.all():
+            where = tuple(np.argwhere(~good)[0])
+            raise ValueError(f"factor of node {self.names[where[-1]]!r} is {factors[where]}; expected >= 0")
         if weights.ndim and weights.shape[-2:] != link.shape:
             raise ValueError(f"weights must be a number or have shape (..., {link.shape}); got {weights.shape}")
-        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        if not ((weights >= 0) & (weights < np.inf)).all():
             raise ValueError("weights of the edges into the last level must be finite and >= 0")
-        return weights * link
-
-    def dependents(self, name: str) -> tuple[str, ...]:
-        """The nodes that a node depends on, in the order of their level."""
-        level = next((i for i, level in enumerate(self.levels) if name in level), None)
-        if level is None:
-            raise ValueError(f"unknown node {name!r}")
-        if level == 0:
-            return ()
-        below = self._links[level - 1][:, self.levels[level].index(name)]
-        return tuple(lower for lower, linked in zip(self.levels[level - 1], below, strict=True) if linked)
+        self._set(factors=factors, weights=weights * link)
 
     def input(self, *names: str) -> Bools:
         """The input at which exactly the named nodes of the first level fire, shape (first-level nodes,)."""
@@ -188,41 +160,28 @@ class Neurashed:
         return np.array([named.get(name, default) for name in self.names[: self.hidden]], float)
 
     def pathway(self, x: ArrayLike) -> Bools:
-        """Feature pathway of inputs.
+        """Feature pathway of inputs: which nodes fire, shape (..., nodes), in the order of `names`.
 
-        Parameters
-        ----------
-        x : array_like of 0 and 1, shape (..., first-level nodes)
-            Which nodes of the first level fire (`input` makes one from names).
-
-        Returns
-        -------
-        ndarray of bool, shape (..., nodes)
-            Which nodes fire, in the order of `names`.
-
-        Raises
-        ------
-        ValueError
-            Wrong shape or values, or an input at which not exactly one node of the last level fires.
+        `x` is 0 or 1 for each node of the first level, shape (..., first-level nodes); `input` makes one from names.
+        Other values, and an input at which not exactly one node of the last level fires, raise a ValueError.
         """
         given = np.asarray(x)
         first = len(self.levels[0])
         if given.ndim == 0 or given.shape[-1] != first or not np.isin(given, (0, 1)).all():
             raise ValueError(f"an input is 0 or 1 for each of {first} first-level nodes; got shape {given.shape}")
         fires = [given.astype(bool)]
-        for level, (link, threshold) in enumerate(zip(self._links, self._thresholds, strict=True)):
+        for link, threshold, tables in zip(self._links, self._thresholds, self._tables, strict=True):
             above = fires[-1] @ link >= threshold
-            for _, column, below, patterns in (table for table in self._tables if table[0] == level):
+            for column, below, patterns in tables:
                 above[..., column] = (fires[-1][..., None, below] == patterns).all(-1).any(-1)
             fires.append(above)
-        labels = fires[-1].sum(-1)
-        if (labels != 1).any():
-            where = np.unravel_index(np.argmax(labels != 1), labels.shape)
-            firing = [name for name, on in zip(self.levels[-1], fires[-1][where], strict=True) if on]
-            shown = ", ".join(name for name, on in zip(self.levels[0], fires[0][where], strict=True) if on)
+        wrong = fires[-1].sum(-1) != 1
+        if wrong.any():
+            where = np.unravel_index(np.argmax(wrong), wrong.shape)
+            on, labels = ([self.levels[i][j] for j in np.flatnonzero(fires[i][where]).tolist()] for i in (0, -1))
             raise ValueError(
-                f"exactly one last-level node has to fire; the input ({shown}) fires {' and '.join(firing) or 'none'} "
-                f"of {', '.join(self.levels[-1])}"
+                f"exactly one last-level node has to fire; the input ({', '.join(on)}) fires "
+                f"{' and '.join(labels) or 'none'} of {', '.join(self.levels[-1])}"
             )
         return np.concatenate(fires, axis=-1)
 
@@ -250,20 +209,10 @@ class Neurashed:
         odds = np.exp(z - z.max(-1, keepdims=True))
         return cast(Floats, odds / odds.sum(-1, keepdims=True))
 
-    def update(
-        self,
-        fires: Bools,
-        grow: UpdateRule,
-        decay: UpdateRule,
-        *,
-        edge_rules: tuple[UpdateRule, UpdateRule] | None = None,
-        step: int = 0,
-    ) -> "Neurashed":
+    def update(self, fires: Bools, grow: UpdateRule, decay: UpdateRule, *, edge_rules: EdgeRules = None) -> "Neurashed":
         """One step of algorithm 1 for a given set G of firing nodes, shape (..., nodes): what `train` repeats."""
-        factors, weights = self._step(
-            self.factors, self.weights, np.asarray(fires, bool), grow, decay, edge_rules, step
-        )
-        return replace(self, factors=factors, weights=weights)
+        state = self._step(self.factors, self.weights, np.asarray(fires, bool), grow, decay, edge_rules, 0)
+        return replace(self, factors=state[0], weights=state[1])
 
     def train(
         self,
@@ -272,10 +221,13 @@ class Neurashed:
         decay: UpdateRule,
         *,
         inputs: ArrayLike | None = None,
-        edge_rules: tuple[UpdateRule, UpdateRule] | None = None,
+        edge_rules: EdgeRules = None,
         record: Sequence[int] | None = None,
     ) -> "Neurashed":
         """Algorithm 1: nodes in the union of a batch's pathways grow, all others decay.
+
+        An update rule that breaks g+(x) > x or 0 <= g-(x) <= x where it is used or on a grid of factors, such as
+        `multiply` at a factor of 0, raises a ValueError that names the node.
 
         Parameters
         ----------
@@ -292,76 +244,60 @@ class Neurashed:
             Rules for the weights into the last level, which grow when both their ends are in the union; without, the
             weights stay as they are.
         record : increasing numbers of completed steps, optional
-            The result then has a leading axis with the state after each of them (0 is the start).
-
-        Returns
-        -------
-        Neurashed
-            The same graph with trained factors, shape ([records,] runs, nodes).
-
-        Raises
-        ------
-        ValueError
-            An update rule that breaks g+(x) > x or 0 <= g-(x) <= x where it is used or on a grid of factors, such as
-            `multiply` at a factor of 0; the message names the node.
+            The factors, shape (runs, nodes), get a leading axis: the state after each of them (0 is the start).
         """
-        self._check_rules(grow, decay)
+        # A factor of 0 that g+ leaves at 0 can never grow, so this is an error before training.
+        for x, fires in [*product(10.0 ** np.arange(-6, 7), (True, False)), (self.factors, True)]:
+            every = np.full(len(self.names), fires)
+            self._step(x + np.zeros(self.hidden), self.weights, every, grow, decay, None, 0)
         paths = None if inputs is None else self.pathway(inputs)
-        factors, weights = self.factors, self.weights
-        wanted = None if record is None else [int(step) for step in record]
-        if wanted is not None and (not wanted or wanted[0] < 0 or any(a >= b for a, b in pairwise(wanted))):
+        wanted = [-1] if record is None else [int(step) for step in record]
+        if record is not None and not (wanted and wanted[0] >= 0 and all(a < b for a, b in pairwise(wanted))):
             raise ValueError(f"record: expected increasing numbers of completed steps; got {wanted}")
-        kept, done = [(factors, weights)] if wanted and wanted[0] == 0 else [], 0
-        for batch in batches:
-            fires = _union(self.pathway(batch) if paths is None else _look_up(paths, np.asarray(batch)))
-            factors, weights = self._step(factors, weights, fires, grow, decay, edge_rules, done)
-            done += 1
-            if wanted and done in wanted:
-                kept.append((factors, weights))
-        if wanted is None:
-            return replace(self, factors=factors, weights=weights)
+        state, done = (self.factors, self.weights), 0
+        kept = [state] if wanted[0] == 0 else []
+        for done, batch in enumerate(batches, 1):
+            state = self._step(*state, self._union(batch, paths), grow, decay, edge_rules, done - 1)
+            if done in wanted:
+                kept.append(state)
+        factors, weights = state
         if done < wanted[-1]:
             raise ValueError(f"record asks for step {wanted[-1]}, but there are {done} batches")
-        shapes = factors.shape, weights.shape
-        return replace(
-            self,
-            factors=np.stack([np.broadcast_to(f, shapes[0]) for f, _ in kept]),
-            weights=np.stack([np.broadcast_to(w, shapes[1]) for _, w in kept]) if edge_rules else weights,
-        )
+        if record is not None:
+            factors = np.stack([np.broadcast_to(f, factors.shape) for f, _ in kept])
+            if edge_rules:
+                weights = np.stack([np.broadcast_to(w, weights.shape) for _, w in kept])
+        return replace(self, factors=factors, weights=weights)
+
+    def _union(self, batch: ArrayLike, paths: Bools | None) -> Bools:
+        """Which nodes fire at one or more inputs of a batch, (..., nodes)."""
+        if paths is None:
+            each = self.pathway(batch)
+        else:
+            rows = np.asarray(batch)
+            if rows.dtype.kind not in "iu" or rows.ndim == 0:
+                raise ValueError(f"with inputs, a batch is a vector of whole numbers; got {rows.dtype} of {rows.shape}")
+            if rows.size and not (rows.min() >= 0 and rows.max() < len(paths)):
+                raise ValueError(f"a batch names input {rows.max()} or {rows.min()}; there are {len(paths)}, from 0")
+            each = cast(Bools, paths[rows])
+        if each.ndim < 2 or each.shape[-2] == 0:
+            raise ValueError("a batch needs at least one input and an axis for them, before that of the nodes")
+        return each[..., 0, :] if each.shape[-2] == 1 else cast(Bools, each.any(-2))
 
     def _step(
-        self,
-        factors: Floats,
-        weights: Floats,
-        fires: Bools,
-        grow: UpdateRule,
-        decay: UpdateRule,
-        edge_rules: tuple[UpdateRule, UpdateRule] | None,
-        step: int,
+        self, x: Floats, eta: Floats, fires: Bools, grow: UpdateRule, decay: UpdateRule, edges: EdgeRules, step: int
     ) -> tuple[Floats, Floats]:
-        updated = _apply(factors, fires[..., : self.hidden], grow, decay, step, self._name_node)
-        if edge_rules is None:
-            return updated, weights
-        last = fires[..., self.hidden :]
-        both = fires[..., self.hidden - len(self.levels[-2]) : self.hidden, None] & last[..., None, :]
-        # Entries without an edge stay 0 whatever the rule does to 0.
-        linked = self._links[-1] > 0
-        started = np.where(linked, weights, 1.0)
-        return updated, np.where(linked, _apply(started, both, *edge_rules, step, self._name_edge), 0.0)
-
-    def _name_node(self, where: tuple[int, ...]) -> str:
-        return f"node {self.names[where[-1]]!r}"
-
-    def _name_edge(self, where: tuple[int, ...]) -> str:
-        return f"edge from {self.levels[-2][where[-2]]!r} to {self.levels[-1][where[-1]]!r}"
-
-    def _check_rules(self, grow: UpdateRule, decay: UpdateRule) -> None:
-        nodes = np.ones(self.hidden, bool)
-        for probe in _PROBES:
-            _apply(np.full(self.hidden, probe), nodes, grow, decay, 0, self._name_node)
-            _apply(np.full(self.hidden, probe), ~nodes, grow, decay, 0, self._name_node)
-        # A factor of 0 that g+ leaves at 0 can never grow, so this is an error before training.
-        _apply(self.factors, nodes, grow, decay, 0, self._name_node)
+        """Factors and weights after one step."""
+        hidden = fires[..., : self.hidden]
+        x = _apply(x, hidden, grow, decay, step, lambda at: f"node {self.names[at[-1]]!r}")
+        if edges:
+            lows, highs = self.levels[-2:]
+            both = hidden[..., -len(lows) :, None] & fires[..., None, self.hidden :]
+            linked = self._links[-1] > 0  # entries without an edge stay 0 whatever the rule does to 0
+            start = np.where(linked, eta, 1.0)
+            grown = _apply(start, both, *edges, step, lambda at: f"edge from {lows[at[-2]]!r} to {highs[at[-1]]!r}")
+            eta = np.where(linked, grown, 0.0)
+        return x, eta
 
 
 FIGURE_1 = """
@@ -387,9 +323,7 @@ def from_text(text: str, factors: Any = 1.0) -> Neurashed:
     """A model from text, one node a line: its name, its rule, the nodes that it depends on.
 
     Names are a letter for the level (levels are in alphabetical order) and a number; the rule is "any", "all" or a
-    number k. Nodes of the first level appear only among the dependent nodes.
-
-    Raises ValueError for a line of another form, and whatever `Neurashed` refuses.
+    number k. Nodes of the first level appear only among the dependent nodes. Other lines raise a ValueError.
 
     >>> model = from_text("b1 all a1 a2" "\\n" "b2 2 a2 a3 a4" "\\n" "y1 any b1 b2")
     >>> model.levels
@@ -407,23 +341,12 @@ def from_text(text: str, factors: Any = 1.0) -> Neurashed:
 
 
 def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
-    """The graph of Su's figure 1 and the four kinds of input of figure 2, as this book reads them.
+    """The graph of Su's figure 1 and, by the names "1a", "1b", "2" and "3", an input of each kind of figure 2.
 
     The drawing does not show every edge clearly. This graph satisfies what the text says of it: four levels, three
     classes, kinds 1a and 1b nearly alike, class 2 nearer to them than class 3. Explained in the chapter on implicit
     regularization, used again in the one on local elasticity.
 
-    Parameters
-    ----------
-    factors : as of `Neurashed`
-
-    Returns
-    -------
-    (model, inputs)
-        The model, and by the names "1a", "1b", "2" and "3" an input of each kind.
-
-    Examples
-    --------
     >>> model, inputs = figure_1()
     >>> {kind: int(model.logits(x).argmax()) for kind, x in inputs.items()}
     {'1a': 0, '1b': 0, '2': 1, '3': 2}
@@ -434,32 +357,13 @@ def figure_1(factors: Any = 1.0) -> tuple[Neurashed, dict[str, Bools]]:
     return model, {kind: model.input(*names) for kind, names in kinds.items()}
 
 
-def _connect(
-    levels: Sequence[Sequence[str]], edges: Iterable[tuple[str, str]], place: dict[str, tuple[int, int]]
-) -> tuple[Floats, ...]:
-    links = tuple(np.zeros((len(low), len(high))) for low, high in pairwise(levels))
-    for low, high in edges:
-        for name in (low, high):
-            if name not in place:
-                raise ValueError(f"edge ({low!r}, {high!r}): unknown node {name!r}")
-        (level, row), (above, column) = place[low], place[high]
-        if above != level + 1:
-            raise ValueError(
-                f"edge ({low!r}, {high!r}) goes from level {level + 1} to level {above + 1}; an edge goes up one level"
-            )
-        links[level][row, column] = 1
-    return links
-
-
 def _parse_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
     """A threshold on the number of firing dependent nodes, or the patterns that fire the node, one a row."""
     count = len(below)
     if count == 0:
         raise ValueError(f"node {name!r} has no dependent nodes; a rule other than 'any' has nothing to read")
-    if rule == "any":
-        return 1
-    if rule == "all":
-        return count
+    if rule in ("any", "all"):
+        return 1 if rule == "any" else count
     if isinstance(rule, (int, np.integer)) and not isinstance(rule, bool):
         if not 1 <= rule <= count:
             raise ValueError(f"node {name!r}: 'at least {rule}' of its {count} dependent nodes; expected 1 to {count}")
@@ -468,7 +372,7 @@ def _parse_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
         if unknown := [n for on in rule for n in on if n not in below]:
             raise ValueError(f"rule of node {name!r} names {unknown[0]!r}; it depends on {', '.join(below)}")
         return np.array([[n in on for n in below] for on in rule], bool).reshape(-1, count)
-    if isinstance(rule, str) or not isinstance(rule, Sequence | np.ndarray):
+    if isinstance(rule, str) or not isinstance(rule, Sequence):
         raise ValueError(
             f"node {name!r}: unknown rule {rule!r}; known: 'any', 'all', a number, a table, a frozenset of frozensets"
         )
@@ -477,34 +381,19 @@ def _parse_rule(rule: FiringRule, name: str, below: list[str]) -> int | Bools:
             f"node {name!r} has {count} dependent nodes, so its table needs 2^{count} = {2**count} entries 0 or 1; "
             f"got {len(rule)}"
         )
-    on = [pattern for pattern, value in zip(product((0, 1), repeat=count), rule, strict=True) if value]
-    return np.array(on, bool).reshape(-1, count)
-
-
-def _look_up(paths: Bools, batch: NDArray[Any]) -> Bools:
-    if batch.dtype.kind not in "iu" or batch.ndim == 0:
-        raise ValueError(f"with inputs, a batch is a vector of whole numbers; got {batch.dtype} of shape {batch.shape}")
-    if batch.size and not (batch.min() >= 0 and batch.max() < len(paths)):
-        raise ValueError(f"a batch names input {batch.max()} or {batch.min()}; there are {len(paths)}, from 0")
-    return cast(Bools, paths[batch])
-
-
-def _union(paths: Bools) -> Bools:
-    if paths.ndim < 2 or paths.shape[-2] == 0:
-        raise ValueError("a batch needs at least one input and an axis for them, before that of the nodes")
-    return paths[..., 0, :] if paths.shape[-2] == 1 else cast(Bools, paths.any(-2))
+    return cast(Bools, np.array([*product((False, True), repeat=count)])[np.array(rule, bool)])
 
 
 def _apply(
     x: Floats, fires: Bools, grow: UpdateRule, decay: UpdateRule, step: int, name: Callable[[tuple[int, ...]], str]
 ) -> Floats:
-    grown, decayed = grow(x, step), decay(x, step)
-    updated = np.where(fires, grown, decayed)
+    updated = np.where(fires, grow(x, step), decay(x, step))
     wrong = ~np.where(fires, updated > x, (updated <= x) & (updated >= 0))
     if wrong.any():
         where = tuple(np.argwhere(wrong)[0])
-        at, got = float(np.broadcast_to(x, wrong.shape)[where]), float(updated[where])
-        firing = np.broadcast_to(fires, wrong.shape)[where]
+        at, firing = (np.broadcast_to(values, wrong.shape)[where] for values in (x, fires))
         rule, expected = ("growth", "g+(x) > x") if firing else ("decay", "0 <= g-(x) <= x")
-        raise ValueError(f"{name(where)}: the {rule} rule takes {at:g} to {got:g}; expected {expected} (step {step})")
+        raise ValueError(
+            f"{name(where)}: the {rule} rule takes {at:g} to {updated[where]:g}; expected {expected} (step {step})"
+        )
     return updated
