@@ -520,11 +520,6 @@ def test_chapter_that_trains_reaches_vector_programs():
     ).keys()
 
 
-def test_unknown_kind_of_argument_is_an_error():
-    with pytest.raises(ValueError, match="unknown kind of argument 'words'; known: vectors, numbers, counts, count"):
-        _vectors.compiled("nothing", lambda p: None, ["words"], "float32")
-
-
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 3e-7), ("float64", 5e-16)])
 def test_sigmoid_is_exact_to_the_last_digits(dtype, most):
     def write(p):

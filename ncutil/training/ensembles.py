@@ -1,22 +1,21 @@
 """Thousands of small networks at once: one hidden ReLU layer, any number of heads, logistic loss, full batch.
 
 `train_reference` is plain autograd and easy to check. `train` is a compiled kernel, thousands of times faster than a
-loop of modules; tests hold it equal to the reference. Both draw the first weights of member k from its own seeded
-generator, so a member is the same run alone or among 10^6 others. All members of a call are in memory at once; a study
-of more trains them block by block, as `ncutil sweep distribution` does. Explained in the chapter on NCnet.
+loop of modules; tests hold it equal to the reference. Both draw the first weights of a member from its own seed, so a
+member is the same run alone or among 10^6 others. All members of a call are in memory at once; a study of more trains
+them block by block, as `ncutil sweep distribution` does. Explained in the chapter on NCnet.
 """
 
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Required, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ncutil.ground.checks import known
+from ncutil.ground.checks import integer, integers, known, positive
 from ncutil.ground.files import cores
 from ncutil.training import _kernel, _vectors
 from ncutil.training._kernel import BETA1, BETA2, EPSILON
@@ -89,7 +88,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Setup:
-    """Validated arguments of `train` and `train_reference`."""
+    """Validated arguments of `train` and `train_reference`, and the first weights in the shapes of `Ensemble`."""
 
     inputs: Array
     targets: Array
@@ -100,14 +99,9 @@ class _Setup:
     weights: Array
     into_hidden: Array  # (width, bits + 1), 1 where a hidden unit has a link from a bit; the bias always
     into_head: Array  # (heads, width + 1), 1 where a head has a link from a hidden unit; the bias always
+    hidden: Array
+    head: Array
     record: Array
-
-    def start(self) -> tuple[Array, Array]:
-        """First weights of all members: (members, width, bits + 1) and (members, heads, width + 1)."""
-        # The four contexts of a run have one seed, which is drawn from once.
-        seeds, place = np.unique(self.seeds, return_inverse=True)
-        hidden, head = first_weights(seeds, self.into_hidden.shape[1] - 1, len(self.into_hidden), len(self.into_head))
-        return (hidden * self.into_hidden)[place], (head * self.into_head)[place]
 
 
 def train(
@@ -132,27 +126,17 @@ def train(
         Member k draws its first weights from `default_rng(seeds[k])`: normal, variance 2 / bits into the hidden units
         and 1 / width into the heads; biases start at 0.
     steps, rate, optimizer : updates, learning rate, "adam" or "sgd"
-    weights : (patterns,) or (members, patterns), optional
-        How much each pattern counts in the mean loss, 0 = held out; equal by default.
-    input_mask : (width, bits), optional
-        1 where a unit has a link from a bit, 0 where it has none.
-    head_mask : (heads, width), optional
-        1 where a head has a link from a unit, 0 where it has none.
-    record : steps after which logits are kept, 0 = before the first; by default only the last
+    weights : (patterns,) or (members, patterns), how much each pattern counts in the mean loss; equal by default
+    input_mask : (width, bits), 1 where a unit has a link from a bit, 0 where it has none
+    head_mask : (heads, width), 1 where a head has a link from a unit, 0 where it has none
+    record : increasing steps after which logits are kept, 0 = before the first; by default only the last
     dtype : "float32" or "float64"
         On four bits, three units and XOR for one head or none, 99 % of members in float32 have the losses of float64
         to 1e-5 after 200 steps; of two heads with XOR each, and Adam, it is 98 % (99 % in PyTorch's float32).
     device : "cpu", or "cuda" for the same training in PyTorch on a GPU
 
-    Returns
-    -------
-    Ensemble
-
-    Raises
-    ------
-    ValueError
-        A wrong shape, a target other than 0 and 1, a value that is not finite, a fraction where a whole number
-        belongs, an unknown optimizer, dtype or device, a GPU that is not there, a record outside 0..steps.
+    ValueError for a wrong shape, a target other than 0 and 1, a value that is not finite, a fraction where a whole
+    number belongs, an unknown optimizer, dtype or device, a GPU that is not there, a record outside 0..steps.
 
     Examples
     --------
@@ -172,33 +156,32 @@ def train(
     # The kernel takes patterns in groups; the patterns that fill up the last one have weight 0 in the loss.
     extra = -patterns % shape.at_once
     bits = np.pad(setup.inputs, ((0, extra), (0, 0))).astype(dtype)
-    keep = np.concatenate([setup.into_hidden.ravel(), setup.into_head.ravel()]).astype(dtype)
+    links = np.concatenate([setup.into_hidden.ravel(), setup.into_head.ravel()]).astype(dtype)
     sizes, marks = _kernel.step_sizes(setup.steps, setup.rate, setup.adam).astype(dtype), np.append(setup.record, -1)
     logits = np.empty((len(setup.record), members, patterns, heads), dtype)
-    hidden, head = setup.start()
-    start = np.concatenate([hidden.reshape(members, -1), head.reshape(members, -1)], axis=1)
+    layers = setup.hidden.reshape(members, -1), setup.head.reshape(members, -1)
+    weights = np.concatenate(layers, axis=1)
 
     def block(first: int) -> None:
         part = slice(first, min(first + BLOCK, members))
         here = part.stop - first
         # Copies of the last member fill the last vector, so that no member depends on its place.
         own = np.minimum(np.arange(first, first + here + -here % _vectors.LENGTH), part.stop - 1)
-        params = _vectors.interleaved(start[own], dtype)
+        params = _vectors.interleaved(weights[own], dtype)
         goal = _vectors.interleaved(np.pad(goals[own], ((0, 0), (0, extra), (0, 0))), dtype)
         shares = _vectors.interleaved(np.pad(setup.weights[own], ((0, 0), (0, extra))), dtype)
         work = _vectors.aligned((3, *params.shape[1:]), dtype)
         kept = _vectors.aligned((len(params), len(marks), patterns + extra, heads, _vectors.LENGTH), dtype)
         counts = (len(params), patterns + extra, setup.steps, len(marks))
-        run(params, work, bits, goal, shares, keep, sizes, marks, kept, *counts)
-        recorded = np.moveaxis(kept[:, :-1, :patterns], -1, 1).reshape(len(own), -1, patterns, heads)
-        logits[:, part] = recorded[:here].swapaxes(0, 1)
-        final = params.swapaxes(1, 2).reshape(len(own), -1)[:here]
-        hidden[part] = final[:, : setup.into_hidden.size].reshape(here, *setup.into_hidden.shape)
-        head[part] = final[:, setup.into_hidden.size :].reshape(here, *setup.into_head.shape)
+        run(params, work, bits, goal, shares, links, sizes, marks, kept, *counts)
+        logits[:, part] = _vectors.apart(kept)[:here, :-1, :patterns].swapaxes(0, 1)
+        weights[part] = _vectors.apart(params)[:here]
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(block, range(0, members, BLOCK)))
-    return Ensemble(setup.seeds, setup.record, logits, setup.targets, setup.weights, hidden, head)
+    hidden, head = np.split(weights, [setup.into_hidden.size], axis=1)
+    final = hidden.reshape(setup.hidden.shape), head.reshape(setup.head.shape)
+    return Ensemble(setup.seeds, setup.record, logits, setup.targets, setup.weights, *final)
 
 
 def train_reference(
@@ -215,15 +198,10 @@ def train_reference(
 ) -> Ensemble:
     """Train the same members in plain PyTorch: one tensor for each layer, the member axis first, and autograd.
 
-    Parameters, result and errors are those of `train`, with two more options.
-
-    Parameters
-    ----------
-    gradients : bool
-        Keep at each record the gradient of each head's own loss on each hidden unit.
-    surgery : bool
-        Where the gradients of two heads on a hidden unit have a negative inner product, project each onto the normal
-        plane of the other before they are added (Yu et al. 2020, here unit by unit).
+    Parameters, result and errors are those of `train`, with two more options: `gradients` keeps at each record the
+    gradient of each head's own loss on each hidden unit. `surgery` projects the gradients of two heads on a hidden unit
+    onto each other's normal plane before they are added, where their inner product is negative (Yu et al. 2020, here
+    unit by unit).
     """
     import torch
 
@@ -235,11 +213,13 @@ def train_reference(
     kind = getattr(torch, dtype)
     x, t, shares, into_hidden, into_head, hidden, head = (
         torch.tensor(array, dtype=kind, device=device)
-        for array in (setup.inputs, setup.targets, setup.weights, setup.into_hidden, setup.into_head, *setup.start())
+        for array in (
+            *(setup.inputs, setup.targets, setup.weights),
+            *(setup.into_hidden, setup.into_head, setup.hidden, setup.head),
+        )
     )
-    hidden.requires_grad_()
-    head.requires_grad_()
-    first, second = ([torch.zeros_like(layer) for layer in (hidden, head)] for _ in range(2))
+    layers = hidden.requires_grad_(), head.requires_grad_()
+    first, second = ([torch.zeros_like(layer) for layer in layers] for _ in range(2))
     kept, kept_gradients = [], []
 
     for step in range(setup.steps + 1):
@@ -252,7 +232,7 @@ def train_reference(
         if recorded:
             kept.append(logits.detach().cpu().numpy())
         if surgery or (gradients and recorded):
-            apart = [torch.autograd.grad(loss, (hidden, head), retain_graph=True) for loss in losses]
+            apart = [torch.autograd.grad(loss, layers, retain_graph=True) for loss in losses]
             own = torch.stack([shared for shared, _ in apart]) * into_hidden
             if gradients and recorded:
                 kept_gradients.append(own.cpu().numpy())
@@ -260,10 +240,10 @@ def train_reference(
             if surgery:
                 shared, separate = _without_conflict(own), torch.stack([separate for _, separate in apart]).sum(0)
             else:
-                shared, separate = torch.autograd.grad(losses.sum(), (hidden, head))
+                shared, separate = torch.autograd.grad(losses.sum(), layers)
             # A cut link starts at 0 and, without a gradient, stays there.
             slopes = shared * into_hidden, separate * into_head
-            for layer, slope, m, v in zip((hidden, head), slopes, first, second, strict=True):
+            for layer, slope, m, v in zip(layers, slopes, first, second, strict=True):
                 if setup.adam:
                     m += (1 - BETA1) * (slope - m)
                     v += (1 - BETA2) * (slope**2 - v)
@@ -273,8 +253,10 @@ def train_reference(
                     layer -= setup.rate * slope
 
     own_gradients = np.moveaxis(np.stack(kept_gradients), 1, 2) if gradients else None
-    final = hidden.detach().cpu().numpy(), head.detach().cpu().numpy()
-    return Ensemble(setup.seeds, setup.record, np.stack(kept), setup.targets, setup.weights, *final, own_gradients)
+    final = (layer.detach().cpu().numpy() for layer in layers)
+    return Ensemble(
+        setup.seeds, setup.record, np.stack(kept), setup.targets, setup.weights, *final, gradients=own_gradients
+    )
 
 
 def _without_conflict(own: Any) -> Any:
@@ -328,29 +310,37 @@ def _setup(
             f"targets must be 0 or 1, ({len(x)} patterns, heads) or ({len(seed)} members, {len(x)} patterns, heads); "
             f"got shape {t.shape}, values {np.unique(t)[:5]}"
         )
-    whole = isinstance(width, Integral) and isinstance(steps, Integral)
-    if not (whole and isinstance(rate, Real)) or width < 1 or steps < 0 or not 0 < rate < math.inf:
-        raise ValueError(
-            "need whole numbers width >= 1 and steps >= 0, and one number rate > 0; "
-            f"got width={width!r}, steps={steps!r}, rate={rate!r}"
-        )
+    integer(1, width=width)
+    integer(0, steps=steps)
+    positive(rate=rate)
     known("optimizer", optimizer, OPTIMIZERS)
     known("dtype", dtype, DTYPES)
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
-    if w.shape not in ((len(x),), (len(seed), len(x))) or not np.isfinite(w).all() or (w < 0).any():
+    if w.shape not in ((len(x),), (len(seed), len(x))) or not (w >= 0).all():
         raise ValueError(f"weights must be >= 0, ({len(x)},) or ({len(seed)}, {len(x)}); got shape {w.shape}")
     with np.errstate(over="ignore"):
         total = w.sum(-1, keepdims=True)
-    if not (total > 0).all():
-        raise ValueError("weights must leave every member a pattern to train on")
-    if not np.isfinite(total).all():
-        raise ValueError(f"weights must have a finite sum; got values up to {w.max():g}")
-    steps_kept = np.array([int(steps)] if record is None else record)
-    whole = steps_kept.ndim == 1 and steps_kept.dtype.kind in "iu"
-    if not whole or steps_kept.size == 0 or (np.diff(steps_kept, prepend=-1) < 1).any():
-        raise ValueError(f"record must be increasing whole steps from 0; got {steps_kept.tolist()}")
-    if steps_kept[-1] > steps:
-        raise ValueError(f"record asks for step {steps_kept[-1]}, but there are {steps} steps")
+    if not (total > 0).all() or not np.isfinite(total).all():
+        raise ValueError(
+            "weights must leave every member a pattern to train on and have a finite sum; "
+            f"got sums from {total.min():g} to {total.max():g}"
+        )
+    recorded = [steps] if record is None else list(record)
+    integers("record", recorded, 0, int(steps))
+    if recorded != sorted(recorded):
+        raise ValueError(f"record must be increasing steps; got {recorded}")
+    links = []
+    for name, mask, shape in (
+        ("input_mask", input_mask, (width, x.shape[1])),
+        ("head_mask", head_mask, (t.shape[-1], width)),
+    ):
+        link = np.ones(shape) if mask is None else np.asarray(mask, float)
+        if link.shape != shape or not np.isin(link, (0, 1)).all():
+            raise ValueError(f"{name} must be 0 or 1, {shape}; got shape {link.shape}")
+        links.append(np.pad(link, ((0, 0), (0, 1)), constant_values=1))
+    # The four contexts of a run have one seed, which is drawn from once.
+    once, place = np.unique(seed.astype(np.int64), return_inverse=True)
+    start = first_weights(once, x.shape[1], width, t.shape[-1])
     return _Setup(
         x,
         t,
@@ -359,15 +349,7 @@ def _setup(
         float(rate),
         optimizer == "adam",
         np.broadcast_to(w / total, (len(seed), len(x))),
-        _links("input_mask", input_mask, (width, x.shape[1])),
-        _links("head_mask", head_mask, (t.shape[-1], width)),
-        steps_kept.astype(np.int64),
+        *links,
+        *((layer * link)[place] for layer, link in zip(start, links, strict=True)),
+        np.array(recorded, np.int64),
     )
-
-
-def _links(name: str, mask: ArrayLike | None, shape: tuple[int, int]) -> Array:
-    """A mask of links, with a column of ones for the biases."""
-    links = np.ones(shape) if mask is None else np.asarray(mask, float)
-    if links.shape != shape or not np.isin(links, (0, 1)).all():
-        raise ValueError(f"{name} must be 0 or 1, {shape}; got shape {links.shape}")
-    return np.pad(links, ((0, 0), (0, 1)), constant_values=1)
