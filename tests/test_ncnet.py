@@ -153,7 +153,7 @@ def test_held_out_inputs_have_rows_of_their_own():
         ({"seed": -1}, r"seed must lie in 0..2\*\*31 - 1; got -1"),
         ({"runs": 0}, "need widths, runs and restarts; got widths=\\[2\\], runs=0"),
         ({"widths": []}, "need widths"),
-        ({"widths": [0]}, "width >= 1"),
+        ({"widths": [0]}, "width is a whole number from 1; got 0"),
     ],
 )
 def test_bad_input_is_an_error(wrong, message):

@@ -58,23 +58,16 @@ def truth_table(task: str, bits: int = 2) -> Array:
 
 
 def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") -> tuple[Array, Array]:
-    """Input patterns of the networks, and targets of the four contexts.
+    """Input patterns, (patterns, bits of both), and targets, (2, 2, patterns, 2): [i, j, :, 0] is Alice's task i.
 
-    Parameters
-    ----------
-    alice, bob : the two tasks of each head, setting 1 and setting 2
-    bits : bits that each head's tasks depend on
-    inputs : "separate", every combination of Alice's bits and Bob's, or "shared", the same bits for both
-
-    Returns
-    -------
-    inputs, shape (patterns, bits of both), and targets, shape (2, 2, patterns, 2): [i, j, :, 0] is Alice's task i.
+    `alice` and `bob` are the two tasks of each head, setting 1 and setting 2, which depend on `bits` bits. `inputs` is
+    "separate", every combination of Alice's bits and Bob's, or "shared", the same bits for both.
     """
     known("inputs", inputs, INPUTS)
     if len(alice) != 2 or len(bob) != 2:
         raise ValueError(f"each head has two tasks, one a setting; got {alice} and {bob}")
     own = corners(bits)
-    his, hers = np.arange(len(own)), np.arange(len(own))
+    hers = his = np.arange(len(own))
     if inputs == "separate":
         hers, his = np.repeat(hers, len(own)), np.tile(his, len(own))
     x = own if inputs == "shared" else np.hstack([own[hers], own[his]])
@@ -89,8 +82,6 @@ def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "sepa
     "overlap": two XORnets of two units each that share 4 - width of them (figure 1b), so width is 2, 3 or 4 in all;
     a unit of one head has links from that head's bits only.
 
-    Examples
-    --------
     >>> wiring(3, "overlap")["head_mask"].tolist()
     [[1, 1, 0], [0, 1, 1]]
     """
@@ -152,38 +143,26 @@ class Trained:
 
     def frame(self) -> pd.DataFrame:
         """One row per run, context, recorded step and kind of inputs; the columns are those of `experiment`."""
-        kinds = {"seen": self.trained_on, "held out": ~self.trained_on}
-        return pd.concat([self._rows(kind, on) for kind, on in kinds.items() if on.any()], ignore_index=True)
-
-    def _rows(self, kind: str, on: Array) -> pd.DataFrame:
-        share = on / on.sum(-1, keepdims=True)
+        frames = []
         a, b = np.moveaxis(self.outcomes, -1, 0)
-        # (2, 2, records, runs) each, then contexts last, as `chsh` takes them.
-        moments = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
-        c, mean_a, mean_b = moments
-        bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
-        per_run = {
-            "s": bell.s,
-            "s0": chsh.independent_heads(mean_a, mean_b),
-            "s_odd": bell.s_odd,
-            "delta": bell.delta,
-            "measure": bell.measure,
-        }
         loss = np.moveaxis(self.losses.sum(-1), (0, 1), (-2, -1))
-        step, run, i, j = (axis.ravel() for axis in np.indices(c.shape))
-        return pd.DataFrame(
-            {
-                "run": run,
-                "context": np.char.add((i + 1).astype(str), (j + 1).astype(str)),
-                "step": self.steps[step],
-                "inputs": kind,
-                "c": c.ravel(),
-                "mean_a": mean_a.ravel(),
-                "mean_b": mean_b.ravel(),
-                "loss": loss.ravel(),
-                **{name: np.repeat(values.ravel(), 4) for name, values in per_run.items()},
-            }
-        )
+        for kind, on in (("seen", self.trained_on), ("held out", ~self.trained_on)):
+            if not on.any():
+                continue
+            share = on / on.sum(-1, keepdims=True)
+            # (records, runs, 2, 2) each: contexts last, as `chsh` takes them
+            c, mean_a, mean_b = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
+            bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
+            of_run = {"s": bell.s, "s0": chsh.independent_heads(mean_a, mean_b)}
+            of_run |= {"s_odd": bell.s_odd, "delta": bell.delta, "measure": bell.measure}
+            step, run, i, j = (axis.ravel() for axis in np.indices(c.shape))
+            columns = {"run": run, "context": np.char.add((i + 1).astype(str), (j + 1).astype(str))}
+            columns |= {"step": self.steps[step], "inputs": kind}
+            moments = {"c": c, "mean_a": mean_a, "mean_b": mean_b, "loss": loss}
+            columns |= {name: values.ravel() for name, values in moments.items()}
+            columns |= {name: np.repeat(values.ravel(), 4) for name, values in of_run.items()}
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
 
 
 def train(
@@ -246,23 +225,16 @@ def experiment(
     restarts : networks trained per context, of which the one with the lowest training loss is kept
     select : how the best is chosen, see `Trained.best_of`
     seed, steps, rate : of the training (Adam, full batch)
-    alice, bob : the two tasks of each head, names of `TASKS`
-    bits : bits that each head's tasks depend on
-    inputs, sharing : see `patterns` and `wiring`
+    alice, bob, bits, inputs, sharing : see `patterns` and `wiring`
     seen : patterns to train on, drawn anew for each run; all by default
     record : steps at which everything is measured; the last by default
 
-    Returns
-    -------
-    DataFrame
-        One row per run, width, context, step and kind of inputs ("seen" in training or "held out"): `run`, `width`,
-        `context` ("11" to "22"), `step`, `inputs`; `c` = E[AB] of the outcomes, `mean_a`, `mean_b`; `loss`, summed
-        over heads, in nats. Repeated over the four contexts of a run: `s`; `s0`, the S of independent heads with the
-        same means; `s_odd`, the largest of the 8 forms; `delta`, the signalling; `measure`,
-        Contextuality-by-Default, contextual where positive.
+    One row per run, width, context, step and kind of inputs ("seen" in training or "held out"): `run`, `width`,
+    `context` ("11" to "22"), `step`, `inputs`; `c` = E[AB] of the outcomes, `mean_a`, `mean_b`; `loss`, summed over
+    heads, in nats. Repeated over the four contexts of a run: `s`; `s0`, the S of independent heads with the same means;
+    `s_odd`, the largest of the 8 forms; `delta`, the signalling; `measure`, Contextuality-by-Default, contextual where
+    positive.
 
-    Examples
-    --------
     >>> frame = experiment([3], runs=2, seed=0, steps=50)
     >>> frame[["run", "width", "context"]].head(4).to_numpy().tolist()
     [[0, 3, '11'], [0, 3, '12'], [0, 3, '21'], [0, 3, '22']]

@@ -195,14 +195,15 @@ def compiled(
     processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(*processor, opt=2, jit=True)
     file = f"{name}-{dtype}-{files.digest(machine.triple, *processor)}.{_version(*modules)}.o"
-    code = _kept(file) if modules else None
-    if code is None:
+
+    def make() -> bytes:
         program = Program(arguments, dtype)
         write(program)
         program.builder.ret_void()
-        code = machine.emit_object(llvm.parse_assembly(str(program.module)))
-        if modules:
-            _keep(code, file)
+        made: bytes = machine.emit_object(llvm.parse_assembly(str(program.module)))
+        return made
+
+    code = _kept(file, make) if modules else make()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -223,33 +224,26 @@ def _version(*modules: str) -> str:
     return files.digest(llvmlite.__version__, *trees)
 
 
-def _folders() -> list[Path]:
-    """Where machine code may be kept, best first."""
+def _kept(file: str, make: Callable[[], bytes]) -> bytes:
+    """Machine code as it was kept; else it is made, and takes the place of other versions where a folder takes files."""
     folders = [Path(__file__).parent / "__pycache__"]
     with suppress(RuntimeError):  # a user without a home
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncutil")
-    return folders
-
-
-def _kept(file: str) -> bytes | None:
-    """Machine code as it was kept; None for a damaged file too, which would crash every process that runs it."""
-    for folder in _folders():
+    for folder in folders:
         with suppress(OSError):
             check, _, code = (folder / file).read_bytes().partition(b"\n")
+            # Damaged code would crash every process that runs it.
             if check == files.digest(code).encode():
                 return code
-    return None
-
-
-def _keep(code: bytes, file: str) -> None:
-    """Keep machine code with its digest, and delete that of other versions; do nothing where no folder takes files."""
+    code = make()
     program, version = file.partition("-")[0], file.split(".")[-2]
-    for folder in _folders():
+    for folder in folders:
         with suppress(OSError):
             files.write(folder / file, files.digest(code).encode() + b"\n" + code)
             for other in set(folder.glob(f"{program}-*.o")) - set(folder.glob(f"*.{version}.o")):
                 other.unlink(missing_ok=True)
-            return
+            break
+    return code
 
 
 def aligned(shape: tuple[int, ...], dtype: str) -> Array:

@@ -9,8 +9,9 @@ them block by block, as `ncutil sweep distribution` does. Explained in the chapt
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Required, TypedDict, Unpack, cast
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,8 +47,7 @@ class Ensemble:
     weights : (members, patterns), each pattern's share in a member's training loss; rows sum to 1
     hidden : (members, width, bits + 1), final weights into each hidden unit, its bias last
     head : (members, heads, width + 1), final weights into each head, its bias last
-    gradients : (records, members, heads, width, bits + 1) or None
-        Gradient of each head's own loss on each hidden unit, where the reference was asked for it.
+    gradients : (records, members, heads, width, bits + 1), of each head's own loss on each hidden unit, if asked for
     """
 
     seeds: Array
@@ -67,41 +67,8 @@ class Ensemble:
 
     @property
     def outcomes(self) -> Array:
-        """+1 where a head is right on a pattern, -1 where it is wrong, (records, members, patterns, heads).
-
-        A logit that is NaN, after steps too large for the numbers, is wrong.
-        """
+        """+1 where a head is right on a pattern, -1 where it is wrong or its logit NaN, in the shape of the logits."""
         return np.where(np.where(self.targets > 0, self.logits > 0, self.logits <= 0), 1.0, -1.0)
-
-
-class Options(TypedDict, total=False):
-    """Keyword arguments of `train` and `train_reference`, explained there; `steps` and `rate` have no defaults."""
-
-    steps: Required[int]
-    rate: Required[float]
-    optimizer: str
-    weights: ArrayLike | None
-    input_mask: ArrayLike | None
-    head_mask: ArrayLike | None
-    record: Sequence[int] | None
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """Validated arguments of `train` and `train_reference`, and the first weights in the shapes of `Ensemble`."""
-
-    inputs: Array
-    targets: Array
-    seeds: Array
-    steps: int
-    rate: float
-    adam: bool
-    weights: Array
-    into_hidden: Array  # (width, bits + 1), 1 where a hidden unit has a link from a bit; the bias always
-    into_head: Array  # (heads, width + 1), 1 where a head has a link from a hidden unit; the bias always
-    hidden: Array
-    head: Array
-    record: Array
 
 
 def train(
@@ -112,14 +79,13 @@ def train(
     *,
     dtype: str = "float32",
     device: str = "cpu",
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Ensemble:
     """Train all members at once on the compiled kernel.
 
     Parameters
     ----------
-    inputs : (patterns, bits)
-        Every step takes all patterns.
+    inputs : (patterns, bits), all of which every step takes
     targets : (patterns, heads), 0 or 1; (members, patterns, heads) where every member has its own
     width : hidden units
     seeds : (members,), integers from 0 to 2**63 - 1
@@ -148,40 +114,36 @@ def train(
     """
     if device != "cpu":
         return train_reference(inputs, targets, width, seeds, dtype=dtype, device=device, **options)
-    setup = _setup(inputs, targets, width, seeds, dtype, **options)
-    members, (patterns, heads) = len(setup.seeds), setup.targets.shape[-2:]
-    goals = np.broadcast_to(setup.targets, (members, patterns, heads))
-    shape = _kernel.Shape(setup.inputs.shape[1], int(width), heads, setup.adam)
+    start, x, links, steps, rate, adam = _start(inputs, targets, width, seeds, dtype, **options)
+    records, members, patterns, heads = start.logits.shape
+    goals = np.broadcast_to(start.targets, (members, patterns, heads))
+    shape = _kernel.Shape(x.shape[1], int(width), heads, adam)
     run = _kernel.compiled(shape, dtype)
     # The kernel takes patterns in groups; the patterns that fill up the last one have weight 0 in the loss.
     extra = -patterns % shape.at_once
-    bits = np.pad(setup.inputs, ((0, extra), (0, 0))).astype(dtype)
-    links = np.concatenate([setup.into_hidden.ravel(), setup.into_head.ravel()]).astype(dtype)
-    sizes, marks = _kernel.step_sizes(setup.steps, setup.rate, setup.adam).astype(dtype), np.append(setup.record, -1)
-    logits = np.empty((len(setup.record), members, patterns, heads), dtype)
-    layers = setup.hidden.reshape(members, -1), setup.head.reshape(members, -1)
-    weights = np.concatenate(layers, axis=1)
+    bits = np.pad(x, ((0, extra), (0, 0))).astype(dtype)
+    keep = np.concatenate([link.ravel() for link in links]).astype(dtype)
+    sizes, marks = _kernel.step_sizes(steps, rate, adam).astype(dtype), np.append(start.steps, -1)
+    weights = np.concatenate([start.hidden.reshape(members, -1), start.head.reshape(members, -1)], axis=1)
 
     def block(first: int) -> None:
-        part = slice(first, min(first + BLOCK, members))
-        here = part.stop - first
+        own = np.arange(first, min(first + BLOCK, members))
         # Copies of the last member fill the last vector, so that no member depends on its place.
-        own = np.minimum(np.arange(first, first + here + -here % _vectors.LENGTH), part.stop - 1)
-        params = _vectors.interleaved(weights[own], dtype)
-        goal = _vectors.interleaved(np.pad(goals[own], ((0, 0), (0, extra), (0, 0))), dtype)
-        shares = _vectors.interleaved(np.pad(setup.weights[own], ((0, 0), (0, extra))), dtype)
+        filled = np.pad(own, (0, -len(own) % _vectors.LENGTH), "edge")
+        params = _vectors.interleaved(weights[filled], dtype)
+        goal = _vectors.interleaved(np.pad(goals[filled], ((0, 0), (0, extra), (0, 0))), dtype)
+        shares = _vectors.interleaved(np.pad(start.weights[filled], ((0, 0), (0, extra))), dtype)
         work = _vectors.aligned((3, *params.shape[1:]), dtype)
-        kept = _vectors.aligned((len(params), len(marks), patterns + extra, heads, _vectors.LENGTH), dtype)
-        counts = (len(params), patterns + extra, setup.steps, len(marks))
-        run(params, work, bits, goal, shares, links, sizes, marks, kept, *counts)
-        logits[:, part] = _vectors.apart(kept)[:here, :-1, :patterns].swapaxes(0, 1)
-        weights[part] = _vectors.apart(params)[:here]
+        kept = _vectors.aligned((len(params), records + 1, patterns + extra, heads, _vectors.LENGTH), dtype)
+        counts = (len(params), patterns + extra, steps, records + 1)
+        run(params, work, bits, goal, shares, keep, sizes, marks, kept, *counts)
+        start.logits[:, own] = _vectors.apart(kept)[: len(own), :-1, :patterns].swapaxes(0, 1)
+        weights[own] = _vectors.apart(params)[: len(own)]
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(block, range(0, members, BLOCK)))
-    hidden, head = np.split(weights, [setup.into_hidden.size], axis=1)
-    final = hidden.reshape(setup.hidden.shape), head.reshape(setup.head.shape)
-    return Ensemble(setup.seeds, setup.record, logits, setup.targets, setup.weights, *final)
+    hidden, head = np.split(weights, [links[0].size], axis=1)
+    return replace(start, hidden=hidden.reshape(start.hidden.shape), head=head.reshape(start.head.shape))
 
 
 def train_reference(
@@ -194,14 +156,13 @@ def train_reference(
     device: str = "cpu",
     gradients: bool = False,
     surgery: bool = False,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Ensemble:
     """Train the same members in plain PyTorch: one tensor for each layer, the member axis first, and autograd.
 
-    Parameters, result and errors are those of `train`, with two more options: `gradients` keeps at each record the
-    gradient of each head's own loss on each hidden unit. `surgery` projects the gradients of two heads on a hidden unit
-    onto each other's normal plane before they are added, where their inner product is negative (Yu et al. 2020, here
-    unit by unit).
+    Parameters, result and errors are those of `train`, with two more options. `gradients` records the gradient of each
+    head's own loss on each hidden unit. `surgery` projects the gradients of two heads on a hidden unit onto the normal
+    planes of each other before they are added, where their inner product is negative (Yu et al. 2020, here by unit).
     """
     import torch
 
@@ -209,26 +170,22 @@ def train_reference(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' needs a GPU that PyTorch can use; it finds none (device='cpu' does without)")
     torch.set_num_threads(1)
-    setup = _setup(inputs, targets, width, seeds, dtype, **options)
-    kind = getattr(torch, dtype)
+    start, inputs, links, steps, rate, adam = _start(inputs, targets, width, seeds, dtype, **options)
     x, t, shares, into_hidden, into_head, hidden, head = (
-        torch.tensor(array, dtype=kind, device=device)
-        for array in (
-            *(setup.inputs, setup.targets, setup.weights),
-            *(setup.into_hidden, setup.into_head, setup.hidden, setup.head),
-        )
+        torch.tensor(array, dtype=getattr(torch, dtype), device=device)
+        for array in (inputs, start.targets, start.weights, *links, start.hidden, start.head)
     )
     layers = hidden.requires_grad_(), head.requires_grad_()
     first, second = ([torch.zeros_like(layer) for layer in layers] for _ in range(2))
     kept, kept_gradients = [], []
 
-    for step in range(setup.steps + 1):
+    for step in range(steps + 1):
         act = torch.relu(torch.einsum("pi,mui->mpu", x, hidden[..., :-1]) + hidden[:, None, :, -1])
         logits = torch.einsum("mpu,mhu->mph", act, head[..., :-1]) + head[:, None, :, -1]
         each = torch.nn.functional.softplus((1 - 2 * t) * logits)
         # Summed over members: the gradient of the sum is, member by member, the gradient of its own loss.
         losses = torch.einsum("mph,mp->h", each, shares)
-        recorded = step in setup.record
+        recorded = step in start.steps
         if recorded:
             kept.append(logits.detach().cpu().numpy())
         if surgery or (gradients and recorded):
@@ -236,7 +193,7 @@ def train_reference(
             own = torch.stack([shared for shared, _ in apart]) * into_hidden
             if gradients and recorded:
                 kept_gradients.append(own.cpu().numpy())
-        if step < setup.steps:
+        if step < steps:
             if surgery:
                 shared, separate = _without_conflict(own), torch.stack([separate for _, separate in apart]).sum(0)
             else:
@@ -244,30 +201,26 @@ def train_reference(
             # A cut link starts at 0 and, without a gradient, stays there.
             slopes = shared * into_hidden, separate * into_head
             for layer, slope, m, v in zip(layers, slopes, first, second, strict=True):
-                if setup.adam:
+                if adam:
                     m += (1 - BETA1) * (slope - m)
                     v += (1 - BETA2) * (slope**2 - v)
                     size = (v / (1 - BETA2 ** (step + 1))).sqrt() + EPSILON
                     slope = m / (1 - BETA1 ** (step + 1)) / size
                 with torch.no_grad():
-                    layer -= setup.rate * slope
+                    layer -= rate * slope
 
     own_gradients = np.moveaxis(np.stack(kept_gradients), 1, 2) if gradients else None
-    final = (layer.detach().cpu().numpy() for layer in layers)
-    return Ensemble(
-        setup.seeds, setup.record, np.stack(kept), setup.targets, setup.weights, *final, gradients=own_gradients
-    )
+    final = [layer.detach().cpu().numpy() for layer in layers]
+    return replace(start, logits=np.stack(kept), hidden=final[0], head=final[1], gradients=own_gradients)
 
 
 def _without_conflict(own: Any) -> Any:
     """Sum over heads of (heads, members, width, bits + 1) gradients, each projected where it conflicts with another."""
     freed = own.clone()
-    for i in range(len(own)):
-        for j in range(len(own)):
-            along = (freed[i] * own[j]).sum(-1, keepdim=True)
-            length = (own[j] ** 2).sum(-1, keepdim=True)
-            # Only a negative product is a conflict; a gradient of 0 conflicts with none.
-            freed[i] -= along.clamp(max=0) / length.clamp(min=1e-30) * own[j]
+    for i, j in product(range(len(own)), repeat=2):
+        along, length = (freed[i] * own[j]).sum(-1, keepdim=True), (own[j] ** 2).sum(-1, keepdim=True)
+        # Only a negative product is a conflict; a gradient of 0 conflicts with none.
+        freed[i] -= along.clamp(max=0) / length.clamp(min=1e-30) * own[j]
     return freed.sum(0)
 
 
@@ -281,7 +234,7 @@ def first_weights(seeds: Array, bits: int, width: int, heads: int) -> tuple[Arra
     return np.pad(into_hidden, bias), np.pad(into_head, bias)
 
 
-def _setup(
+def _start(
     inputs: ArrayLike,
     targets: ArrayLike,
     width: int,
@@ -295,7 +248,8 @@ def _setup(
     input_mask: ArrayLike | None = None,
     head_mask: ArrayLike | None = None,
     record: Sequence[int] | None = None,
-) -> _Setup:
+) -> tuple[Ensemble, Array, list[Array], int, float, bool]:
+    """The ensemble before training, inputs, links (1 or 0; of biases always 1), steps, rate, and whether it is Adam."""
     x, t, seed = np.asarray(inputs, float), np.asarray(targets, float), np.asarray(seeds)
     if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"inputs must be finite, (patterns, bits); got shape {x.shape}")
@@ -320,36 +274,26 @@ def _setup(
         raise ValueError(f"weights must be >= 0, ({len(x)},) or ({len(seed)}, {len(x)}); got shape {w.shape}")
     with np.errstate(over="ignore"):
         total = w.sum(-1, keepdims=True)
-    if not (total > 0).all() or not np.isfinite(total).all():
+    if not ((total > 0) & (total < math.inf)).all():
         raise ValueError(
-            "weights must leave every member a pattern to train on and have a finite sum; "
-            f"got sums from {total.min():g} to {total.max():g}"
+            f"weights must have a finite sum above 0 in each member; got {total.min():g} to {total.max():g}"
         )
     recorded = [steps] if record is None else list(record)
     integers("record", recorded, 0, int(steps))
     if recorded != sorted(recorded):
         raise ValueError(f"record must be increasing steps; got {recorded}")
+    masks = {"input_mask": (input_mask, (width, x.shape[1])), "head_mask": (head_mask, (t.shape[-1], width))}
     links = []
-    for name, mask, shape in (
-        ("input_mask", input_mask, (width, x.shape[1])),
-        ("head_mask", head_mask, (t.shape[-1], width)),
-    ):
+    for name, (mask, shape) in masks.items():
         link = np.ones(shape) if mask is None else np.asarray(mask, float)
         if link.shape != shape or not np.isin(link, (0, 1)).all():
             raise ValueError(f"{name} must be 0 or 1, {shape}; got shape {link.shape}")
         links.append(np.pad(link, ((0, 0), (0, 1)), constant_values=1))
     # The four contexts of a run have one seed, which is drawn from once.
     once, place = np.unique(seed.astype(np.int64), return_inverse=True)
-    start = first_weights(once, x.shape[1], width, t.shape[-1])
-    return _Setup(
-        x,
-        t,
-        seed.astype(np.int64),
-        int(steps),
-        float(rate),
-        optimizer == "adam",
-        np.broadcast_to(w / total, (len(seed), len(x))),
-        *links,
-        *((layer * link)[place] for layer, link in zip(start, links, strict=True)),
-        np.array(recorded, np.int64),
-    )
+    drawn = first_weights(once, x.shape[1], width, t.shape[-1])
+    layers = ((layer * link)[place] for layer, link in zip(drawn, links, strict=True))
+    logits = np.empty((len(recorded), len(seed), *t.shape[-2:]), dtype)
+    shares = np.broadcast_to(w / total, (len(seed), len(x)))
+    start = Ensemble(once[place], np.array(recorded, np.int64), logits, t, shares, *layers)
+    return start, x, links, int(steps), float(rate), optimizer == "adam"
