@@ -33,13 +33,12 @@ TASKS: dict[str, Callable[[Array], Array]] = {
 
 INPUTS = ("separate", "shared")
 SHARING = ("full", "none", "overlap")
-CONTEXTS = tuple(product((0, 1), repeat=2))
 
 Pair = tuple[str, str]
 
 
 def corners(bits: int) -> Array:
-    """All patterns of this many bits, shape (2**bits, bits), counting upwards.
+    """All patterns of this many bits, (2**bits, bits), counting upwards.
 
     >>> corners(2).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
@@ -125,8 +124,8 @@ class Trained:
     def best_of(self, restarts: int, select: str = "network") -> "Trained":
         """Groups of `restarts` runs, of which each context keeps the one with the lowest training loss at the end.
 
-        "network" compares the sum of both heads' losses, as one would choose a network; "head" lets each head choose
-        for itself, which makes sense only where the heads share nothing.
+        "network" compares the sum of both heads' losses; "head" lets each head choose for itself, which makes sense
+        only where the heads share nothing.
         """
         known("select", select, ("network", "head"))
         runs = self.losses.shape[3] // restarts
@@ -143,9 +142,8 @@ class Trained:
 
     def frame(self) -> pd.DataFrame:
         """One row per run, context, recorded step and kind of inputs; the columns are those of `experiment`."""
-        frames = []
+        frames, loss = [], np.moveaxis(self.losses.sum(-1), (0, 1), (-2, -1))
         a, b = np.moveaxis(self.outcomes, -1, 0)
-        loss = np.moveaxis(self.losses.sum(-1), (0, 1), (-2, -1))
         for kind, on in (("seen", self.trained_on), ("held out", ~self.trained_on)):
             if not on.any():
                 continue
@@ -153,12 +151,12 @@ class Trained:
             # (records, runs, 2, 2) each: contexts last, as `chsh` takes them
             c, mean_a, mean_b = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
             bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
+            moments = {"c": c, "mean_a": mean_a, "mean_b": mean_b, "loss": loss}
             of_run = {"s": bell.s, "s0": chsh.independent_heads(mean_a, mean_b)}
             of_run |= {"s_odd": bell.s_odd, "delta": bell.delta, "measure": bell.measure}
             step, run, i, j = (axis.ravel() for axis in np.indices(c.shape))
-            columns = {"run": run, "context": np.char.add((i + 1).astype(str), (j + 1).astype(str))}
-            columns |= {"step": self.steps[step], "inputs": kind}
-            moments = {"c": c, "mean_a": mean_a, "mean_b": mean_b, "loss": loss}
+            context = np.char.add((i + 1).astype(str), (j + 1).astype(str))
+            columns = {"run": run, "context": context, "step": self.steps[step], "inputs": kind}
             columns |= {name: values.ravel() for name, values in moments.items()}
             columns |= {name: np.repeat(values.ravel(), 4) for name, values in of_run.items()}
             frames.append(pd.DataFrame(columns))
@@ -180,36 +178,33 @@ def train(
     seen: int | None = None,
     runs_per_subset: int = 1,
     first: int = 0,
-    record: Sequence[int] | None = None,
     trainer: Callable[..., ensembles.Ensemble] = ensembles.train,
+    **options: Any,
 ) -> Trained:
     """Train the four contexts of many runs; parameters as in `experiment`.
 
     Run r starts from seed 2**32 * seed + r in all four contexts; `first` is the number of the first run. With `seen`,
     each group of `runs_per_subset` runs draws its own patterns to train on. `trainer` may be
-    `ensembles.train_reference` with options of its own.
+    `ensembles.train_reference`, and takes further options.
     """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must lie in 0..2**31 - 1; got {seed}")
     x, targets = patterns(alice, bob, bits, inputs)
     trained_on = np.ones((runs, len(x)), bool)
+    options |= {"steps": steps, "rate": rate, **wiring(width, sharing, bits, inputs)}
     if seen is not None:
         if not 1 <= seen <= len(x):
             raise ValueError(f"seen must be 1 to {len(x)} patterns; got {seen}")
         rng = np.random.default_rng([seed, seen, first] if first else [seed, seen])
         drawn = rng.permuted(np.tile(np.arange(len(x)) < seen, (-(-runs // runs_per_subset), 1)), axis=1)
         trained_on = np.repeat(drawn, runs_per_subset, axis=0)[:runs]
-    options: dict[str, Any] = {"steps": steps, "rate": rate, "record": record, **wiring(width, sharing, bits, inputs)}
-    if seen is not None:
         options["weights"] = np.tile(trained_on, (4, 1))
     # The four contexts of all runs are one ensemble, context by context.
     every = np.repeat(targets.reshape(4, *targets.shape[2:]), runs, axis=0)
     trained = trainer(x, every, seeds=np.tile(2**32 * seed + first + np.arange(runs), 4), **options)
     # (records, 4 runs, ...) to (2, 2, records, runs, ...)
-    logits, losses = (
-        np.moveaxis(array.reshape(len(array), 2, 2, runs, *array.shape[2:]), 0, 2)
-        for array in (trained.logits, trained.losses)
-    )
+    both = (x.reshape(len(x), 2, 2, runs, *x.shape[2:]) for x in (trained.logits, trained.losses))
+    logits, losses = (np.moveaxis(x, 0, 2) for x in both)
     return Trained(targets, logits, losses, trained_on, trained.steps)
 
 

@@ -225,7 +225,7 @@ def _version(*modules: str) -> str:
 
 
 def _kept(file: str, make: Callable[[], bytes]) -> bytes:
-    """Machine code as it was kept; else it is made, and takes the place of other versions where a folder takes files."""
+    """Machine code as it was kept; else it is made, and takes the place of other versions if a folder takes files."""
     folders = [Path(__file__).parent / "__pycache__"]
     with suppress(RuntimeError):  # a user without a home
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncutil")
