@@ -217,8 +217,7 @@ def experiment(
     ----------
     widths : hidden units, or units a head where nothing is shared
     runs : independent runs per width, four networks each
-    restarts : networks trained per context, of which the one with the lowest training loss is kept
-    select : how the best is chosen, see `Trained.best_of`
+    restarts, select : networks trained per context, and how the best of them is chosen, see `Trained.best_of`
     seed, steps, rate : of the training (Adam, full batch)
     alice, bob, bits, inputs, sharing : see `patterns` and `wiring`
     seen : patterns to train on, drawn anew for each run; all by default

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncutil.training import _vectors
-from ncutil.training._vectors import Program, Vector, total
+from ncutil.training._vectors import Program, Vector
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants, PyTorch's defaults."""
@@ -110,23 +110,23 @@ def _backpropagate(shape: Shape, p: Program, arrays: Sequence[Any], pattern: Any
     x, act, error = (list[list[Vector]]([[] for _ in group]) for _ in range(3))
     for k in group:
         x[k] = [p.broadcast(inputs, p.times(pattern, shape.bits), k * shape.bits + i) for i in bits]
-        sums = [total(hidden[u][shape.bits], (x[k][i] * hidden[u][i] for i in bits)) for u in units]
+        sums = [sum((x[k][i] * hidden[u][i] for i in bits), hidden[u][shape.bits]) for u in units]
         act[k] = [z.select("<", 0.0, 0.0, z) for z in sums]
         for h in heads:
-            z = total(head[h][shape.width], (head[h][u] * act[k][u] for u in units))
+            z = sum((head[h][u] * act[k][u] for u in units), head[h][shape.width])
             place = p.times(pattern, shape.heads), k * shape.heads + h
             p.store(z, logits, *place)
             error[k].append((p.sigmoid(z) - p.load(goals, *place)) * p.load(parts, pattern, k))
 
     def add(row: int, terms: list[Vector]) -> None:
-        p.store(total(p.load(gradient, row), terms), gradient, row)
+        p.store(sum(terms, p.load(gradient, row)), gradient, row)
 
     for h in heads:
         for u in units:
             add(shape.into_head(h, u), [error[k][h] * act[k][u] for k in group])
         add(shape.into_head(h, shape.width), [error[k][h] for k in group])
     for u in units:
-        back = [total(error[k][0] * head[0][u], (error[k][h] * head[h][u] for h in heads[1:])) for k in group]
+        back = [sum((error[k][h] * head[h][u] for h in heads[1:]), error[k][0] * head[0][u]) for k in group]
         back = [act[k][u].select("<=", 0.0, 0.0, slope) for k, slope in enumerate(back)]
         for i in bits:
             add(shape.into_hidden(u, i), [x[k][i] * back[k] for k in group])

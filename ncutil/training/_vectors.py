@@ -24,10 +24,10 @@ contract a product and a sum into one multiply-add, so the same processor gives 
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,6 @@ class Vector:
         """`yes` for each number that compares so with the bound, `no` for the others and for NaN."""
         holds = self.builder.fcmp_ordered(sign, self.value, self.of(bound))
         return Vector(self.builder, self.builder.select(holds, self.of(yes), self.of(no)))
-
-
-def total(first: Vector, others: Iterable[Vector]) -> Vector:
-    """The sum of vectors, added in this order."""
-    return reduce(Vector.__add__, others, first)
 
 
 class Program:
