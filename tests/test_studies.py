@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from ncpress import sweeps
 from ncutil.bell import chsh, ncnet
@@ -143,6 +144,13 @@ def test_both_are_rejected_only_where_each_is(pairs):
     assert not (hits["above_apart"] & ~(hits["above"] & hits["apart"])).any()
 
 
+def test_p_values_without_error_are_0_or_1():
+    means = {"s": [4.0, 4.0, 2.0, 1.0], "error": [1.0, 0.0, 0.0, 1.0], "gap": [-0.05, 0.07, -0.07, 0.0]}
+    above, apart = tasks.p_values(pd.DataFrame(means).assign(gap_error=0.0))
+    np.testing.assert_allclose(above, [norm.sf(2), 0, 1, 1])
+    np.testing.assert_array_equal(apart, [1, 0, 0, 1])
+
+
 def test_false_discoveries_stay_below_the_rate():
     """Also for pairs of hypotheses; where each is rejected alone, the overlap has more false discoveries."""
     rng = np.random.default_rng(0)
@@ -151,7 +159,7 @@ def test_false_discoveries_stay_below_the_rate():
         # A tenth of a thousand has both; of the rest every one has one of the two.
         real = np.zeros((2, 1000), bool)
         real[:, :100], real[0, 100:550], real[1, 550:] = True, True, True
-        p, q = summary.p_values(rng.normal(size=real.shape) + 4.0 * real, np.ones(real.shape))
+        p, q = norm.sf(rng.normal(size=real.shape) + 4.0 * real)
         hits = tasks.rejected(p, q)
         for hit in (hits["above_apart"], hits["above"] & hits["apart"]):
             shares.append((hit & ~real.all(0)).sum() / hit.sum())

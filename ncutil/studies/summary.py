@@ -109,13 +109,3 @@ def means(sums: pd.DataFrame) -> pd.DataFrame:
         result[f"{kind}error"] = error
         result[f"{kind}low"], result[f"{kind}high"] = result[mean] - wide * error, result[mean] + wide * error
     return result.drop(columns=["s_squared", "gap_squared"])
-
-
-def p_values(excess: pd.Series, error: pd.Series) -> Array:
-    """One-sided normal p-values of means that lie by `excess` above a limit, with standard errors.
-
-    >>> p_values(pd.Series([2.0, 2.0, 0.0, -1.0]), pd.Series([1.0, 0.0, 0.0, 1.0])).round(3).tolist()
-    [0.023, 0.0, 1.0, 1.0]
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(norm.sf(np.where(excess > 0, excess / error, -np.inf)))

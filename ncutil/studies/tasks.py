@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, norm
 
 from ncutil.bell import chsh, ncnet
-from ncutil.studies.summary import APART, SUMS, Study, add, grid, means, p_values
+from ncutil.studies.summary import APART, SUMS, Study, add, grid, means
 from ncutil.training import ensembles
 
 Array = NDArray[Any]
@@ -100,10 +100,7 @@ def tables(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for at, part in each.groupby(SETTING):
         halves = part, part[part.half == 0], part[part.half == 1]
         group, first, fresh = (means(add([of], [*QUADRUPLE, "minus"])) for of in halves)
-        hits, hits_first = (
-            rejected(p_values(of.s - 2, of.error), p_values(of.gap.abs() - APART, of.gap_error))
-            for of in (group, first)
-        )
+        hits = rejected(*p_values(group))
         above = hits["above"]
         of = dict(zip(SETTING, at, strict=True)) | {"quadruples": len(group), "above": above.sum()}
         of |= {"above_null_too": (above & (group.s0 > 2)).sum(), "above_apart": hits["above_apart"].sum()}
@@ -111,7 +108,7 @@ def tables(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
         of |= {"gap_most": group.gap.abs().max(), "contextual": (group.contextual > 0).sum()}
         again = {"above": fresh.s > 2, "apart": fresh.gap * np.sign(first.gap) > APART}
         again["above_apart"] = again["above"] & again["apart"]
-        for name, hit in hits_first.items():
+        for name, hit in rejected(*p_values(first)).items():
             of |= {f"{name}_first": hit.sum(), f"{name}_fails": (hit & ~again[name]).sum()}
         counts.append(of)
     once = whole[(whole.minus == 0) & (whole.contextual > 0)]
@@ -119,8 +116,15 @@ def tables(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"pairs": pairs, "best": best, "counts": pd.DataFrame(counts), "contextual": contextual}
 
 
+def p_values(group: pd.DataFrame) -> Array:
+    """One-sided normal p-values of `means`: of S above 2, and of a gap above `APART`; (2, rows)."""
+    excess, error = np.array([group.s - 2, group.gap.abs() - APART]), np.array([group.error, group.gap_error])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(norm.sf(np.where(excess > 0, excess / error, -np.inf)))
+
+
 def rejected(above: Array, apart: Array) -> dict[str, Array]:
-    """Which null hypotheses to reject by their p-values, and where both; at most 5 % of each are expected to be false.
+    """Which null hypotheses to reject, of all and of pairs of them; at most 5 % are expected to be false.
 
     Benjamini and Hochberg (1995).
     """

@@ -173,17 +173,11 @@ def compiled(
 ) -> Callable[..., None]:
     """Machine code for a program, as a function of numpy arrays and integers.
 
-    Parameters
-    ----------
-    name : "program-variant"; the variant and `dtype` tell apart what one module can write
-    write : writes the program
-    arguments : kinds of its arguments
-        "vectors", "numbers" or "counts" for an array (nothing is checked, and one of vectors must be `aligned`),
-        "count" for an integer.
-    dtype : "float32" or "float64"
-    modules : full names of the modules that write it
-        The code is kept on disk for other processes, beside Python's own or in the user's cache, until one of these
-        modules or the version of llvmlite changes. Without modules it is compiled in each process.
+    `name` is "program-variant"; the variant and `dtype` tell apart what one module can write. `arguments` are the kinds
+    of the program's arguments: "vectors", "numbers" or "counts" for an array (nothing is checked, and one of vectors
+    must be `aligned`), "count" for an integer. `modules` are the full names of the modules that write it: the code is
+    kept on disk for other processes, beside Python's own or in the user's cache, until one of these or the version of
+    llvmlite changes. Without modules it is compiled in each process.
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -230,8 +230,7 @@ def first_weights(seeds: Array, bits: int, width: int, heads: int) -> tuple[Arra
     drawn = np.stack([np.random.default_rng(seed).standard_normal(size) for seed in seeds])
     into_hidden = math.sqrt(2 / bits) * drawn[:, : width * bits].reshape(-1, width, bits)
     into_head = math.sqrt(1 / width) * drawn[:, width * bits :].reshape(-1, heads, width)
-    bias = ((0, 0), (0, 0), (0, 1))
-    return np.pad(into_hidden, bias), np.pad(into_head, bias)
+    return np.pad(into_hidden, [(0, 0), (0, 0), (0, 1)]), np.pad(into_head, [(0, 0), (0, 0), (0, 1)])
 
 
 def _start(
