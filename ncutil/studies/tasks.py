@@ -81,9 +81,9 @@ def quadruples(e: Array, mean_a: Array, mean_b: Array) -> pd.DataFrame:
 def tables(total: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Correlators of all pairs; quadruples above 2 and apart from their null; contextual ones; the best ones.
 
-    Counts of above, apart and both are those of `rejected` among the quadruples of a setting; `_first`, the
-    same on one half of the seeds alone; `_fails`, how many of these are not so on the other half. The best are chosen
-    on one half of the seeds, by the measure only where some run of a setting has a positive one.
+    Counts of above, apart and both are those of `rejected` among the quadruples of a setting; `_first`, the same on one
+    half of the seeds alone; `_fails`, how many of these are not so on the other half. The best are chosen on one half,
+    by the measure only where some run of a setting has a positive one.
     """
     pairs = add([total[total.minus < 0]], [*SETTING, "a1", "b1"])[[*SETTING, "a1", "b1", "runs", "s", "s0"]]
     each = total[total.minus >= 0]
@@ -124,10 +124,7 @@ def p_values(group: pd.DataFrame) -> Array:
 
 
 def rejected(above: Array, apart: Array) -> dict[str, Array]:
-    """Which null hypotheses to reject, of all and of pairs of them; at most 5 % are expected to be false.
-
-    Benjamini and Hochberg (1995).
-    """
+    """Which null hypotheses to reject, where at most 5 % are expected to be false (Benjamini and Hochberg 1995)."""
     # Both hold only as surely as the less certain of the two.
     p = {"above": above, "apart": apart, "above_apart": np.maximum(above, apart)}
     return {name: np.asarray(false_discovery_control(values) < 0.05) for name, values in p.items()}

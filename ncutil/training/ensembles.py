@@ -104,11 +104,8 @@ def train(
     ValueError for a wrong shape, a target other than 0 and 1, a value that is not finite, a fraction where a whole
     number belongs, an unknown optimizer, dtype or device, a GPU that is not there, a record outside 0..steps.
 
-    Examples
-    --------
     >>> bits = [[0, 0], [0, 1], [1, 0], [1, 1]]
-    >>> xor = [[0], [1], [1], [0]]
-    >>> result = train(bits, xor, width=8, seeds=range(3), steps=500, rate=0.05)
+    >>> result = train(bits, [[0], [1], [1], [0]], width=8, seeds=range(3), steps=500, rate=0.05)
     >>> result.outcomes.shape, float(result.outcomes.mean())
     ((1, 3, 4, 1), 1.0)
     """
