@@ -1,5 +1,7 @@
 """The NCnet experiment: targets of the contexts, S from the outcomes, and the means of the trial."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_targets_of_a_head_depend_on_its_own_bits():
     x, targets = ncnet.patterns(("first", "xor"), ("and", "or"))
     assert x.shape == (16, 4)
     assert len(np.unique(x, axis=0)) == 16
-    for i, j in ncnet.CONTEXTS:
+    for i, j in product((0, 1), repeat=2):
         np.testing.assert_array_equal(targets[i, j, :, 0], (x[:, 0], x[:, 0] ^ x[:, 1])[i])
         np.testing.assert_array_equal(targets[i, j, :, 1], (x[:, 2] & x[:, 3], x[:, 2] | x[:, 3])[j])
     x, targets = ncnet.patterns(("first", "xor"), ("first", "xor"), inputs="shared")
@@ -153,7 +155,7 @@ def test_held_out_inputs_have_rows_of_their_own():
         ({"seed": -1}, r"seed must lie in 0..2\*\*31 - 1; got -1"),
         ({"runs": 0}, "need widths, runs and restarts; got widths=\\[2\\], runs=0"),
         ({"widths": []}, "need widths"),
-        ({"widths": [0]}, "width >= 1"),
+        ({"widths": [0]}, "width is a whole number from 1; got 0"),
     ],
 )
 def test_bad_input_is_an_error(wrong, message):

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from ncpress import sweeps
 from ncutil.bell import chsh, ncnet
@@ -139,9 +140,15 @@ def test_quadruples_take_the_moments_of_their_pairs():
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
 def test_both_are_rejected_only_where_each_is(pairs):
-    p, q = np.array(pairs).T ** 3
-    both = summary.benjamini_hochberg(np.maximum(p, q))
-    assert not (both & ~(summary.benjamini_hochberg(p) & summary.benjamini_hochberg(q))).any()
+    hits = tasks.rejected(*(np.array(pairs).T ** 3))
+    assert not (hits["above_apart"] & ~(hits["above"] & hits["apart"])).any()
+
+
+def test_p_values_without_error_are_0_or_1():
+    means = {"s": [4.0, 4.0, 2.0, 1.0], "error": [1.0, 0.0, 0.0, 1.0], "gap": [-0.05, 0.07, -0.07, 0.0]}
+    above, apart = tasks.p_values(pd.DataFrame(means).assign(gap_error=0.0))
+    np.testing.assert_allclose(above, [norm.sf(2), 0, 1, 1])
+    np.testing.assert_array_equal(apart, [1, 0, 0, 1])
 
 
 def test_false_discoveries_stay_below_the_rate():
@@ -152,11 +159,9 @@ def test_false_discoveries_stay_below_the_rate():
         # A tenth of a thousand has both; of the rest every one has one of the two.
         real = np.zeros((2, 1000), bool)
         real[:, :100], real[0, 100:550], real[1, 550:] = True, True, True
-        p, q = summary.p_values(rng.normal(size=real.shape) + 4.0 * real, np.ones(real.shape))
-        for hit in (
-            summary.benjamini_hochberg(np.maximum(p, q)),
-            summary.benjamini_hochberg(p) & summary.benjamini_hochberg(q),
-        ):
+        p, q = norm.sf(rng.normal(size=real.shape) + 4.0 * real)
+        hits = tasks.rejected(p, q)
+        for hit in (hits["above_apart"], hits["above"] & hits["apart"]):
             shares.append((hit & ~real.all(0)).sum() / hit.sum())
     ours, overlap = np.reshape(shares, (-1, 2)).mean(0)
     assert ours <= 0.05 < overlap

@@ -33,13 +33,12 @@ TASKS: dict[str, Callable[[Array], Array]] = {
 
 INPUTS = ("separate", "shared")
 SHARING = ("full", "none", "overlap")
-CONTEXTS = tuple(product((0, 1), repeat=2))
 
 Pair = tuple[str, str]
 
 
 def corners(bits: int) -> Array:
-    """All patterns of this many bits, shape (2**bits, bits), counting upwards.
+    """All patterns of this many bits, (2**bits, bits), counting upwards.
 
     >>> corners(2).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
@@ -58,23 +57,16 @@ def truth_table(task: str, bits: int = 2) -> Array:
 
 
 def patterns(alice: Pair, bob: Pair, bits: int = 2, inputs: str = "separate") -> tuple[Array, Array]:
-    """Input patterns of the networks, and targets of the four contexts.
+    """Input patterns, (patterns, bits of both), and targets, (2, 2, patterns, 2): [i, j, :, 0] is Alice's task i.
 
-    Parameters
-    ----------
-    alice, bob : the two tasks of each head, setting 1 and setting 2
-    bits : bits that each head's tasks depend on
-    inputs : "separate", every combination of Alice's bits and Bob's, or "shared", the same bits for both
-
-    Returns
-    -------
-    inputs, shape (patterns, bits of both), and targets, shape (2, 2, patterns, 2): [i, j, :, 0] is Alice's task i.
+    `alice` and `bob` are the two tasks of each head, setting 1 and setting 2, which depend on `bits` bits. `inputs` is
+    "separate", every combination of Alice's bits and Bob's, or "shared", the same bits for both.
     """
     known("inputs", inputs, INPUTS)
     if len(alice) != 2 or len(bob) != 2:
         raise ValueError(f"each head has two tasks, one a setting; got {alice} and {bob}")
     own = corners(bits)
-    his, hers = np.arange(len(own)), np.arange(len(own))
+    hers = his = np.arange(len(own))
     if inputs == "separate":
         hers, his = np.repeat(hers, len(own)), np.tile(his, len(own))
     x = own if inputs == "shared" else np.hstack([own[hers], own[his]])
@@ -89,8 +81,6 @@ def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "sepa
     "overlap": two XORnets of two units each that share 4 - width of them (figure 1b), so width is 2, 3 or 4 in all;
     a unit of one head has links from that head's bits only.
 
-    Examples
-    --------
     >>> wiring(3, "overlap")["head_mask"].tolist()
     [[1, 1, 0], [0, 1, 1]]
     """
@@ -134,8 +124,8 @@ class Trained:
     def best_of(self, restarts: int, select: str = "network") -> "Trained":
         """Groups of `restarts` runs, of which each context keeps the one with the lowest training loss at the end.
 
-        "network" compares the sum of both heads' losses, as one would choose a network; "head" lets each head choose
-        for itself, which makes sense only where the heads share nothing.
+        "network" compares the sum of both heads' losses; "head" lets each head choose for itself, which makes sense
+        only where the heads share nothing.
         """
         known("select", select, ("network", "head"))
         runs = self.losses.shape[3] // restarts
@@ -152,38 +142,25 @@ class Trained:
 
     def frame(self) -> pd.DataFrame:
         """One row per run, context, recorded step and kind of inputs; the columns are those of `experiment`."""
-        kinds = {"seen": self.trained_on, "held out": ~self.trained_on}
-        return pd.concat([self._rows(kind, on) for kind, on in kinds.items() if on.any()], ignore_index=True)
-
-    def _rows(self, kind: str, on: Array) -> pd.DataFrame:
-        share = on / on.sum(-1, keepdims=True)
+        frames, loss = [], np.moveaxis(self.losses.sum(-1), (0, 1), (-2, -1))
         a, b = np.moveaxis(self.outcomes, -1, 0)
-        # (2, 2, records, runs) each, then contexts last, as `chsh` takes them.
-        moments = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
-        c, mean_a, mean_b = moments
-        bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
-        per_run = {
-            "s": bell.s,
-            "s0": chsh.independent_heads(mean_a, mean_b),
-            "s_odd": bell.s_odd,
-            "delta": bell.delta,
-            "measure": bell.measure,
-        }
-        loss = np.moveaxis(self.losses.sum(-1), (0, 1), (-2, -1))
-        step, run, i, j = (axis.ravel() for axis in np.indices(c.shape))
-        return pd.DataFrame(
-            {
-                "run": run,
-                "context": np.char.add((i + 1).astype(str), (j + 1).astype(str)),
-                "step": self.steps[step],
-                "inputs": kind,
-                "c": c.ravel(),
-                "mean_a": mean_a.ravel(),
-                "mean_b": mean_b.ravel(),
-                "loss": loss.ravel(),
-                **{name: np.repeat(values.ravel(), 4) for name, values in per_run.items()},
-            }
-        )
+        for kind, on in (("seen", self.trained_on), ("held out", ~self.trained_on)):
+            if not on.any():
+                continue
+            share = on / on.sum(-1, keepdims=True)
+            # (records, runs, 2, 2) each: contexts last, as `chsh` takes them
+            c, mean_a, mean_b = (np.einsum("ijrmp,mp->rmij", x, share).clip(-1, 1) for x in (a * b, a, b))
+            bell = chsh.contextuality(chsh.from_moments(c, mean_a, mean_b))
+            moments = {"c": c, "mean_a": mean_a, "mean_b": mean_b, "loss": loss}
+            of_run = {"s": bell.s, "s0": chsh.independent_heads(mean_a, mean_b)}
+            of_run |= {"s_odd": bell.s_odd, "delta": bell.delta, "measure": bell.measure}
+            step, run, i, j = (axis.ravel() for axis in np.indices(c.shape))
+            context = np.char.add((i + 1).astype(str), (j + 1).astype(str))
+            columns = {"run": run, "context": context, "step": self.steps[step], "inputs": kind}
+            columns |= {name: values.ravel() for name, values in moments.items()}
+            columns |= {name: np.repeat(values.ravel(), 4) for name, values in of_run.items()}
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
 
 
 def train(
@@ -201,36 +178,33 @@ def train(
     seen: int | None = None,
     runs_per_subset: int = 1,
     first: int = 0,
-    record: Sequence[int] | None = None,
     trainer: Callable[..., ensembles.Ensemble] = ensembles.train,
+    **options: Any,
 ) -> Trained:
     """Train the four contexts of many runs; parameters as in `experiment`.
 
     Run r starts from seed 2**32 * seed + r in all four contexts; `first` is the number of the first run. With `seen`,
     each group of `runs_per_subset` runs draws its own patterns to train on. `trainer` may be
-    `ensembles.train_reference` with options of its own.
+    `ensembles.train_reference`, and takes further options.
     """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must lie in 0..2**31 - 1; got {seed}")
     x, targets = patterns(alice, bob, bits, inputs)
     trained_on = np.ones((runs, len(x)), bool)
+    options |= {"steps": steps, "rate": rate, **wiring(width, sharing, bits, inputs)}
     if seen is not None:
         if not 1 <= seen <= len(x):
             raise ValueError(f"seen must be 1 to {len(x)} patterns; got {seen}")
         rng = np.random.default_rng([seed, seen, first] if first else [seed, seen])
         drawn = rng.permuted(np.tile(np.arange(len(x)) < seen, (-(-runs // runs_per_subset), 1)), axis=1)
         trained_on = np.repeat(drawn, runs_per_subset, axis=0)[:runs]
-    options: dict[str, Any] = {"steps": steps, "rate": rate, "record": record, **wiring(width, sharing, bits, inputs)}
-    if seen is not None:
         options["weights"] = np.tile(trained_on, (4, 1))
     # The four contexts of all runs are one ensemble, context by context.
     every = np.repeat(targets.reshape(4, *targets.shape[2:]), runs, axis=0)
     trained = trainer(x, every, seeds=np.tile(2**32 * seed + first + np.arange(runs), 4), **options)
     # (records, 4 runs, ...) to (2, 2, records, runs, ...)
-    logits, losses = (
-        np.moveaxis(array.reshape(len(array), 2, 2, runs, *array.shape[2:]), 0, 2)
-        for array in (trained.logits, trained.losses)
-    )
+    both = (x.reshape(len(x), 2, 2, runs, *x.shape[2:]) for x in (trained.logits, trained.losses))
+    logits, losses = (np.moveaxis(x, 0, 2) for x in both)
     return Trained(targets, logits, losses, trained_on, trained.steps)
 
 
@@ -243,26 +217,18 @@ def experiment(
     ----------
     widths : hidden units, or units a head where nothing is shared
     runs : independent runs per width, four networks each
-    restarts : networks trained per context, of which the one with the lowest training loss is kept
-    select : how the best is chosen, see `Trained.best_of`
+    restarts, select : networks trained per context, and how the best of them is chosen, see `Trained.best_of`
     seed, steps, rate : of the training (Adam, full batch)
-    alice, bob : the two tasks of each head, names of `TASKS`
-    bits : bits that each head's tasks depend on
-    inputs, sharing : see `patterns` and `wiring`
+    alice, bob, bits, inputs, sharing : see `patterns` and `wiring`
     seen : patterns to train on, drawn anew for each run; all by default
     record : steps at which everything is measured; the last by default
 
-    Returns
-    -------
-    DataFrame
-        One row per run, width, context, step and kind of inputs ("seen" in training or "held out"): `run`, `width`,
-        `context` ("11" to "22"), `step`, `inputs`; `c` = E[AB] of the outcomes, `mean_a`, `mean_b`; `loss`, summed
-        over heads, in nats. Repeated over the four contexts of a run: `s`; `s0`, the S of independent heads with the
-        same means; `s_odd`, the largest of the 8 forms; `delta`, the signalling; `measure`,
-        Contextuality-by-Default, contextual where positive.
+    One row per run, width, context, step and kind of inputs ("seen" in training or "held out"): `run`, `width`,
+    `context` ("11" to "22"), `step`, `inputs`; `c` = E[AB] of the outcomes, `mean_a`, `mean_b`; `loss`, summed over
+    heads, in nats. Repeated over the four contexts of a run: `s`; `s0`, the S of independent heads with the same means;
+    `s_odd`, the largest of the 8 forms; `delta`, the signalling; `measure`, Contextuality-by-Default, contextual where
+    positive.
 
-    Examples
-    --------
     >>> frame = experiment([3], runs=2, seed=0, steps=50)
     >>> frame[["run", "width", "context"]].head(4).to_numpy().tolist()
     [[0, 3, '11'], [0, 3, '12'], [0, 3, '21'], [0, 3, '22']]

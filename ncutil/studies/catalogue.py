@@ -42,8 +42,7 @@ def _published(file: str) -> Path:
     """A file of the clone's `book/studies`, or of the copy in an installed package."""
     here = Path(__file__).parent
     folders = here.parents[1] / "book" / "studies", here / "published"
-    found = [folder / file for folder in folders if (folder / file).is_file()]
-    if not found:
-        names = sorted({path.name for folder in folders for path in folder.glob("*")})
-        raise ValueError(f"no {file!r} among the studies; known: {', '.join(names)}")
-    return found[0]
+    found = {path.name: path for folder in folders for path in folder.glob("*")}
+    if file not in found:
+        raise ValueError(f"no {file!r} among the studies; known: {', '.join(sorted(found))}")
+    return found[file]

@@ -17,9 +17,8 @@ def experiment(width: int, runs: int, *, seed: int) -> pd.DataFrame:
     frames = []
     for k, step in enumerate(STEPS):
         at = slice(k, k + 1)
-        then = replace(
-            trained, logits=trained.logits[:, :, at], losses=trained.losses[:, :, at], steps=trained.steps[at]
-        )
+        logits, losses = trained.logits[:, :, at], trained.losses[:, :, at]
+        then = replace(trained, logits=logits, losses=losses, steps=trained.steps[at])
         frames.append(single_and_best(then, width=width).assign(step=step))
     return sums(pd.concat(frames), KEYS)
 

@@ -7,10 +7,10 @@ from ncutil.studies.summary import Study, grid
 
 
 def experiment(width: int, first: int, runs: int, *, seed: int) -> pd.DataFrame:
-    """How often each value of S is met, and how often all but the last context are learned with it.
+    """How often each value of S is met: `runs`, their sum of `s0`, and how many are `contextual`.
 
-    Columns: `width`, `restarts` (1 or the best of 4), `s` (rounded), `learned` (C11 = C12 = C21 = 1); number of `runs`,
-    their sum of `s0`, and how many are `contextual`. `first` is the number of the first run.
+    Keys are `width`, `restarts` (1 or the best of 4), `s` (rounded) and `learned` (C11 = C12 = C21 = 1). `first` is the
+    number of the first run.
     """
     trained = ncnet.train(width, runs, seed=seed, first=first)
     frames = []

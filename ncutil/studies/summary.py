@@ -1,18 +1,17 @@
-"""What the studies share: sums over runs that add up over blocks, the means made of them, and false discovery.
+"""What the studies share: sums over runs that add up over blocks, and the means made of them.
 
-A block trains its networks and keeps sums by group, not runs. So a study of a million networks needs the memory of one
-block, however long it is.
+A block trains its networks and keeps sums by group, not runs, so a study needs the memory of one block.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import norm
 
 from ncutil.bell import ncnet
 
@@ -24,8 +23,7 @@ SEED = 2026
 
 SUMS = ("runs", "units", "s", "s_squared", "s0", "gap_squared", "delta", "above", "contextual", "measure")
 """Columns of sums over a group: number of runs, and of independent units; sums of S and S0; of the squares of S and of
-S - S0, each averaged over a unit; of Delta; runs with S > 2 and with a positive measure; sum of the positive
-measures."""
+S - S0, each averaged over a unit; of Delta; runs with S > 2 and with a positive measure; sum of positive measures."""
 
 APART = 0.06
 """Distance from which on a mean S and the mean of its null count as apart, as in chapter 2."""
@@ -33,21 +31,16 @@ APART = 0.06
 
 @dataclass(frozen=True)
 class Study:
-    """What a study computes.
+    """What a study computes: `experiment(**block, seed=seed)` gives the table of each block.
 
-    Attributes
-    ----------
-    experiment : `experiment(**block, seed=...)` gives the table of a block
-    blocks : parameters of each block
-    keys : columns that group the table; the others add up over blocks
-    tables : from the sum of all blocks to the tables to publish, by the suffix of their file names
-    seed : of all blocks
+    Columns that are no `keys` add up over blocks; `tables` makes of the sum the tables to publish, by the suffix of
+    their file names.
     """
 
     experiment: Callable[..., pd.DataFrame]
     blocks: Sequence[Block]
     keys: Sequence[str]
-    tables: Callable[[pd.DataFrame], dict[str, pd.DataFrame]] = field(default=lambda total: {"": total})
+    tables: Callable[[pd.DataFrame], dict[str, pd.DataFrame]] = lambda total: {"": total}
     seed: int = SEED
 
     def add(self, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -70,10 +63,7 @@ def add(tables: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
 
 
 def single_and_best(trained: ncnet.Trained, **names: Any) -> pd.DataFrame:
-    """Runs of single trainings, and of the best of four, at the last record: one a row, as `ncnet.per_run` gives them.
-
-    `restarts` is 1 or 4; `names` are further columns.
-    """
+    """Single runs and the best of four at the last record, one a row, with `restarts` 1 or 4 and the given `names`."""
     pools = {1: trained.final, 4: trained.best_of(4).final}
     frames = [ncnet.per_run(pool.frame()).assign(restarts=k, **names) for k, pool in pools.items()]
     return pd.concat(frames, ignore_index=True)
@@ -82,8 +72,8 @@ def single_and_best(trained: ncnet.Trained, **names: Any) -> pd.DataFrame:
 def sums(frame: pd.DataFrame, keys: Sequence[str], runs_per_unit: int = 1) -> pd.DataFrame:
     """`SUMS` by group of runs, one a row as `ncnet.per_run` gives them.
 
-    `runs_per_unit` runs, one after the other, share what the next ones do not, such as the patterns that they were
-    trained on. They are one unit in the errors of `means`.
+    `runs_per_unit` runs, one after the other, share such things as the patterns that they were trained on, and are one
+    unit in the errors of `means`.
     """
     unit = [*keys, frame.run // runs_per_unit]
     each = frame.assign(gap=frame.s - frame.s0)
@@ -101,10 +91,10 @@ def sums(frame: pd.DataFrame, keys: Sequence[str], runs_per_unit: int = 1) -> pd
 
 
 def means(sums: pd.DataFrame) -> pd.DataFrame:
-    """Means and shares by run of a table of sums, with errors and 95 % intervals of two of them.
+    """Means and shares by run of a table of sums.
 
-    `low` and `high` are the ends of the interval of the mean S, `error` its standard error; `gap` is the mean of
-    S - S0, with `gap_low`, `gap_high` and `gap_error`.
+    The mean S has the 95 % interval `low` to `high` and the standard error `error`; `gap`, the mean of S - S0, has
+    `gap_low`, `gap_high` and `gap_error`.
 
     >>> sums = {"runs": [4], "units": [4], "s": [8.0], "s_squared": [20.0], "s0": [8.0], "gap_squared": [4.0]}
     >>> means(pd.DataFrame(sums))[["s", "low", "high", "gap", "gap_error"]].round(2).to_dict("records")
@@ -112,28 +102,10 @@ def means(sums: pd.DataFrame) -> pd.DataFrame:
     """
     names = [name for name in SUMS[2:] if name in sums]
     result = sums.assign(**{name: sums[name] / sums.runs for name in names})
-    result = result.assign(gap=result.s - result.s0)
+    result["gap"] = result.s - result.s0
     others, wide = (result.units - 1).clip(lower=1), norm.ppf(0.975)
     for mean, square, kind in (("s", "s_squared", ""), ("gap", "gap_squared", "gap_")):
         error = np.sqrt((result[square] - result[mean] ** 2).clip(lower=0) / others)
-        ends = {f"{kind}low": result[mean] - wide * error, f"{kind}high": result[mean] + wide * error}
-        result = result.assign(**{f"{kind}error": error, **ends})
+        result[f"{kind}error"] = error
+        result[f"{kind}low"], result[f"{kind}high"] = result[mean] - wide * error, result[mean] + wide * error
     return result.drop(columns=["s_squared", "gap_squared"])
-
-
-def p_values(excess: pd.Series, error: pd.Series) -> Array:
-    """One-sided normal p-values of means that lie by `excess` above a limit, with standard errors."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(norm.sf(np.where(excess > 0, excess / error, -np.inf)))
-
-
-def benjamini_hochberg(p: Array, rate: float = 0.05) -> Array:
-    """Which null hypotheses to reject, so that at most a share `rate` of the rejections is expected to be false.
-
-    Benjamini and Hochberg (1995).
-
-    >>> p = p_values(pd.Series([5.0, 2.0, 2.0, 0.0, -1.0]), pd.Series([1.0, 1.0, 0.0, 0.0, 1.0]))
-    >>> benjamini_hochberg(p, rate=0.05).tolist()
-    [True, True, True, False, False]
-    """
-    return np.asarray(false_discovery_control(p) < rate)

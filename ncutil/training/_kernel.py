@@ -2,9 +2,8 @@
 
 A vector holds one number of each of sixteen members. A program is written out for the shape of the network: every unit
 and link in line, loops over steps, patterns and vectors only. All steps of a vector are done before the next begins, so
-that its weights stay in the first cache. It is written in LLVM's language because no compiler of loops did well enough:
-in trials the best kernel in numba was 13 to 14 times as fast as JAX on two heads and 16 patterns and 6 to 7 times on
-one head and 4, where 15 and 10 were the aim.
+that its weights stay in the first cache. No compiler of loops did well enough: in trials the best kernel in numba was
+13 to 14 times as fast as JAX on two heads and 16 patterns, and 6 to 7 times on one head and 4.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncutil.training import _vectors
-from ncutil.training._vectors import Program, Vector, total
+from ncutil.training._vectors import Program, Vector
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants, PyTorch's defaults."""
@@ -34,7 +33,7 @@ class Shape:
     @property
     def rows(self) -> int:
         """Weights of a member, biases included."""
-        return self.width * (self.bits + 1) + self.heads * (self.width + 1)
+        return self.into_head(self.heads, 0)
 
     @property
     def at_once(self) -> int:
@@ -47,8 +46,8 @@ class Shape:
         return unit * (self.bits + 1) + bit
 
     def into_head(self, head: int, unit: int) -> int:
-        """Row of a weight into a head; that of unit `width` is the bias."""
-        return self.width * (self.bits + 1) + head * (self.width + 1) + unit
+        """Row of a weight into a head, after all those into hidden units; that of unit `width` is the bias."""
+        return self.into_hidden(self.width, 0) + head * (self.width + 1) + unit
 
 
 @cache
@@ -70,7 +69,7 @@ def step_sizes(steps: int, rate: float, adam: bool) -> NDArray[Any]:
 def write(shape: Shape, p: Program) -> None:
     """The whole kernel: vectors of members, steps, groups of patterns."""
     builder = p.builder
-    params, work, inputs, targets, shares, keep, rates, marks, kept, vectors, patterns, steps, slots = p.arguments
+    params, work, inputs, targets, shares, links, rates, marks, kept, vectors, patterns, steps, slots = p.arguments
     gradient, first, second = work, p.at(work, shape.rows), p.at(work, 2 * shape.rows)
     answers = p.times(patterns, shape.heads)
     slot = builder.alloca(p.count)
@@ -91,7 +90,7 @@ def write(shape: Shape, p: Program) -> None:
                 pattern = p.times(group, shape.at_once)
                 _backpropagate(shape, p, (weights, gradient, inputs, goals, parts, logits), pattern)
             with builder.if_then(builder.icmp_signed("<", step, steps)), p.loop(shape.rows) as row:
-                slope, size = p.load(gradient, row) * p.broadcast(keep, row), p.broadcast(rates, p.times(step, 2))
+                slope, size = p.load(gradient, row) * p.broadcast(links, row), p.broadcast(rates, p.times(step, 2))
                 if shape.adam:
                     m = p.load(first, row) * BETA1 + slope * (1 - BETA1)
                     v = p.load(second, row) * BETA2 + slope * (1 - BETA2) * slope
@@ -108,29 +107,26 @@ def _backpropagate(shape: Shape, p: Program, arrays: Sequence[Any], pattern: Any
     units, heads, bits, group = range(shape.width), range(shape.heads), range(shape.bits), range(shape.at_once)
     hidden = [[p.load(weights, shape.into_hidden(u, i)) for i in range(shape.bits + 1)] for u in units]
     head = [[p.load(weights, shape.into_head(h, u)) for u in range(shape.width + 1)] for h in heads]
-    x: list[list[Vector]] = []
-    act: list[list[Vector]] = []
-    error: list[list[Vector]] = []
+    x, act, error = (list[list[Vector]]([[] for _ in group]) for _ in range(3))
     for k in group:
-        x.append([p.broadcast(inputs, p.times(pattern, shape.bits), k * shape.bits + i) for i in bits])
-        sums = [total(hidden[u][shape.bits], (x[k][i] * hidden[u][i] for i in bits)) for u in units]
-        act.append([z.select("<", 0.0, 0.0, z) for z in sums])
-        error.append([])
+        x[k] = [p.broadcast(inputs, p.times(pattern, shape.bits), k * shape.bits + i) for i in bits]
+        sums = [sum((x[k][i] * hidden[u][i] for i in bits), hidden[u][shape.bits]) for u in units]
+        act[k] = [z.select("<", 0.0, 0.0, z) for z in sums]
         for h in heads:
-            z = total(head[h][shape.width], (head[h][u] * act[k][u] for u in units))
+            z = sum((head[h][u] * act[k][u] for u in units), head[h][shape.width])
             place = p.times(pattern, shape.heads), k * shape.heads + h
             p.store(z, logits, *place)
             error[k].append((p.sigmoid(z) - p.load(goals, *place)) * p.load(parts, pattern, k))
 
     def add(row: int, terms: list[Vector]) -> None:
-        p.store(total(p.load(gradient, row), terms), gradient, row)
+        p.store(sum(terms, p.load(gradient, row)), gradient, row)
 
     for h in heads:
         for u in units:
             add(shape.into_head(h, u), [error[k][h] * act[k][u] for k in group])
         add(shape.into_head(h, shape.width), [error[k][h] for k in group])
     for u in units:
-        back = [total(error[k][0] * head[0][u], (error[k][h] * head[h][u] for h in heads[1:])) for k in group]
+        back = [sum((error[k][h] * head[h][u] for h in heads[1:]), error[k][0] * head[0][u]) for k in group]
         back = [act[k][u].select("<=", 0.0, 0.0, slope) for k, slope in enumerate(back)]
         for i in bits:
             add(shape.into_hidden(u, i), [x[k][i] * back[k] for k in group])

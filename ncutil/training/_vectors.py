@@ -1,12 +1,9 @@
 """Programs that do the same arithmetic on many numbers side by side, written out instruction by instruction.
 
-A processor adds sixteen numbers as fast as one if they lie side by side in a vector register. A program here is a
-function that works on such vectors. `Vector` stands for one of them, and arithmetic on it *writes* the instruction
-instead of doing it. Choices that are the same for every run of the program (how many units, which link comes next) are
-made in Python while the program is written; only loops over steps and data are left in it. LLVM turns it into machine
-code for the processor at hand, in a fraction of a second.
-
-For example, y = x^2 + 1 for any number of vectors of sixteen numbers:
+A processor adds sixteen numbers as fast as one if they lie side by side in a vector register. `Vector` stands for such
+numbers, and arithmetic on it *writes* the instruction instead of doing it. What is the same for every run (how many
+units, which link comes next) is chosen in Python while the program is written; only loops over steps and data are left
+in it. LLVM turns it into machine code for the processor at hand, in a fraction of a second. For example, y = x^2 + 1:
 
 >>> def write(p):
 ...     x, y, vectors = p.arguments
@@ -21,16 +18,16 @@ For example, y = x^2 + 1 for any number of vectors of sixteen numbers:
 (np.float32(10.0), np.float32(257.0))
 
 No operation mixes the numbers of a vector, so a result cannot depend on the numbers beside it. The compiler may only
-contract a product and a sum into one multiply-add. So the same processor gives the same bits every time.
+contract a product and a sum into one multiply-add, so the same processor gives the same bits every time.
 """
 
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +44,6 @@ Array = NDArray[Any]
 LENGTH = 16
 """Numbers in a vector: one register of 512 bits in float32, two or four where registers are shorter."""
 
-CHECK = 16
-"""Length of the digest that stands before kept machine code."""
-
-ARGUMENTS = ("vectors", "numbers", "counts", "count")
-"""Kinds of arguments: an array of vectors, of numbers, of integers, or one integer."""
-
 
 @dataclass(frozen=True)
 class Vector:
@@ -61,33 +52,26 @@ class Vector:
     builder: ir.IRBuilder
     value: Any
 
-    def constant(self, number: float) -> Any:
-        return ir.Constant(self.value.type, [number] * LENGTH)
-
-    def _of(self, other: "Vector | float") -> Any:
-        return other.value if isinstance(other, Vector) else self.constant(other)
+    def of(self, other: "Vector | float") -> Any:
+        """LLVM's value of another vector, or of a number repeated LENGTH times."""
+        return other.value if isinstance(other, Vector) else ir.Constant(self.value.type, [other] * LENGTH)
 
     def __add__(self, other: "Vector | float") -> "Vector":
-        return Vector(self.builder, self.builder.fadd(self.value, self._of(other), flags=["contract"]))
+        return Vector(self.builder, self.builder.fadd(self.value, self.of(other), flags=["contract"]))
 
     def __sub__(self, other: "Vector | float") -> "Vector":
-        return Vector(self.builder, self.builder.fsub(self.value, self._of(other), flags=["contract"]))
+        return Vector(self.builder, self.builder.fsub(self.value, self.of(other), flags=["contract"]))
 
     def __mul__(self, other: "Vector | float") -> "Vector":
-        return Vector(self.builder, self.builder.fmul(self.value, self._of(other), flags=["contract"]))
+        return Vector(self.builder, self.builder.fmul(self.value, self.of(other), flags=["contract"]))
 
     def __truediv__(self, other: "Vector") -> "Vector":
         return Vector(self.builder, self.builder.fdiv(self.value, other.value))
 
     def select(self, sign: str, bound: float, yes: "Vector | float", no: "Vector | float") -> "Vector":
         """`yes` for each number that compares so with the bound, `no` for the others and for NaN."""
-        holds = self.builder.fcmp_ordered(sign, self.value, self._of(bound))
-        return Vector(self.builder, self.builder.select(holds, self._of(yes), self._of(no)))
-
-
-def total(first: Vector, others: Iterable[Vector]) -> Vector:
-    """The sum of vectors, added in this order."""
-    return reduce(Vector.__add__, others, first)
+        holds = self.builder.fcmp_ordered(sign, self.value, self.of(bound))
+        return Vector(self.builder, self.builder.select(holds, self.of(yes), self.of(no)))
 
 
 class Program:
@@ -98,23 +82,22 @@ class Program:
 
     def __init__(self, arguments: Sequence[str], dtype: str) -> None:
         self.double = dtype == "float64"
-        self.number = ir.DoubleType() if self.double else ir.FloatType()
-        self.vector, self.count = ir.VectorType(self.number, LENGTH), ir.IntType(64)
-        kinds = {"vectors": self.vector.as_pointer(), "numbers": self.number.as_pointer()}
-        kinds |= {"counts": self.count.as_pointer(), "count": self.count}
+        number = ir.DoubleType() if self.double else ir.FloatType()
+        self.vector, self.count = ir.VectorType(number, LENGTH), ir.IntType(64)
+        arrays = {"vectors": self.vector, "numbers": number, "counts": self.count}
+        kinds = {"count": self.count} | {name: kind.as_pointer() for name, kind in arrays.items()}
         self.module = ir.Module(name="vectors")
-        kind = ir.FunctionType(ir.VoidType(), [kinds[argument] for argument in arguments])
-        self._function = ir.Function(self.module, kind, "run")
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [kinds[name] for name in arguments]), "run")
         unary = ir.FunctionType(self.vector, [self.vector])
         self._sqrt = ir.Function(self.module, unary, f"llvm.sqrt.v{LENGTH}f{64 if self.double else 32}")
-        self.arguments: tuple[Any, ...] = self._function.args
+        self.arguments: tuple[Any, ...] = function.args
         for argument, name in zip(self.arguments, arguments, strict=True):
-            if name != "count":
+            if name in arrays:
                 argument.add_attribute("noalias")
-        self.builder = ir.IRBuilder(self._function.append_basic_block())
+        self.builder = ir.IRBuilder(function.append_basic_block())
 
     def integer(self, number: Any) -> Any:
-        """An integer of the program: a constant for one of Python's, and as it is for one that the program computes."""
+        """A number of Python's as a constant of the program; one that the program computes as it is."""
         return ir.Constant(self.count, number) if isinstance(number, int) else number
 
     def times(self, number: Any, factor: Any) -> Any:
@@ -150,31 +133,30 @@ class Program:
         With e^-z = 2^x, x is split into an integer, written into the exponent's bits, and a rest r in [-1/2, 1/2]; 2^r
         is a short polynomial.
         """
-        mantissa, bias, terms = (52, 1023, 14) if self.double else (23, 127, 8)
+        size, mantissa, bias, terms = (64, 52, 1023, 14) if self.double else (32, 23, 127, 8)
         limit = float(bias - 1)
         x = z * (-1 / math.log(2))
         x = x.select(">", limit, limit, x)
         x = x.select("<", -limit, -limit, x)
         # The sum with a number this large has no fraction: it rounds x, and x + bias stands in the lowest bits.
-        shift = x.constant(1.5 * 2**mantissa + bias)
+        shift = x.of(1.5 * 2**mantissa + bias)
         moved = self.builder.fadd(x.value, shift)
         rest = x - Vector(self.builder, self.builder.fsub(moved, shift))
-        whole = ir.VectorType(ir.IntType(64 if self.double else 32), LENGTH)
+        whole = ir.VectorType(ir.IntType(size), LENGTH)
         bits = self.builder.shl(self.builder.bitcast(moved, whole), ir.Constant(whole, [mantissa] * LENGTH))
         power = Vector(self.builder, self.builder.bitcast(bits, self.vector))
-        one = Vector(self.builder, x.constant(1.0))
         # Taylor coefficients of 2^r; the terms left out are smaller than the rounding error of the type.
         *others, highest = (math.log(2) ** k / math.factorial(k) for k in range(terms))
         series = rest * highest + others[-1]
         for coefficient in others[-2::-1]:
             series = rest * series + coefficient
-        return one / (power * series + 1.0)
+        return Vector(self.builder, x.of(1.0)) / (power * series + 1.0)
 
     @contextmanager
     def loop(self, end: Any) -> Iterator[Any]:
         """Instructions written in this block run for 0, 1, ... end - 1, at least once."""
         before = self.builder.block
-        inside, after = self._function.append_basic_block(), self._function.append_basic_block()
+        inside, after = self.builder.append_basic_block(), self.builder.append_basic_block()
         self.builder.branch(inside)
         self.builder.position_at_end(inside)
         number = self.builder.phi(self.count)
@@ -189,37 +171,28 @@ class Program:
 def compiled(
     name: str, write: Callable[[Program], None], arguments: Sequence[str], dtype: str, modules: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """Machine code for a program, as a function of numpy arrays and integers, in the order of `arguments`.
+    """Machine code for a program, as a function of numpy arrays and integers.
 
-    Arrays of vectors must be `aligned`; nothing is checked.
-
-    Parameters
-    ----------
-    name : "program-variant"; the variant and `dtype` tell apart what one module can write
-    write : writes the program
-    arguments : kinds of its arguments, of `ARGUMENTS`
-    dtype : "float32" or "float64"
-    modules : full names of the modules that write it
-        The code is kept on disk for other processes, beside Python's own or in the user's cache, until one of these
-        modules or the version of llvmlite changes. Without modules it is compiled in each process.
-
-    ValueError for an unknown kind of argument.
+    `name` is "program-variant"; the variant and `dtype` tell apart what one module can write. `arguments` are the kinds
+    of the program's arguments: "vectors", "numbers" or "counts" for an array (nothing is checked, and one of vectors
+    must be `aligned`), "count" for an integer. `modules` are the full names of the modules that write it: the code is
+    kept on disk for other processes, beside Python's own or in the user's cache, until one of these or the version of
+    llvmlite changes. Without modules it is compiled in each process.
     """
-    if unknown := set(arguments) - set(ARGUMENTS):
-        raise ValueError(f"unknown kind of argument {min(unknown)!r}; known: {', '.join(ARGUMENTS)}")
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(*processor, opt=2, jit=True)
     file = f"{name}-{dtype}-{files.digest(machine.triple, *processor)}.{_version(*modules)}.o"
-    code = _kept(file) if modules else None
-    if code is None:
+
+    def make() -> bytes:
         program = Program(arguments, dtype)
         write(program)
         program.builder.ret_void()
-        code = machine.emit_object(llvm.parse_assembly(str(program.module)))
-        if modules:
-            _keep(code, file)
+        made: bytes = machine.emit_object(llvm.parse_assembly(str(program.module)))
+        return made
+
+    code = _kept(file, make) if modules else make()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -234,51 +207,41 @@ def compiled(
 
 @cache
 def _version(*modules: str) -> str:
-    """Hash of what a program depends on besides its name and the processor."""
-    names = {*modules, __name__}
-    whole = staleness.key(modules=names, parameters={"llvmlite": llvmlite.__version__}, rounding=False)
-    # Nothing else that a result may depend on reaches machine code.
-    trees = {name: tree for name, tree in whole["modules"].items() if name in names}
-    return staleness.short({"modules": trees, "parameters": whole["parameters"]})
+    """Hash of what a program depends on besides its name and the processor; no other module writes instructions."""
+    paths = staleness.reach({*modules, __name__})
+    trees = [staleness.tree(paths[name].read_text(encoding="utf-8")) for name in sorted({*modules, __name__})]
+    return files.digest(llvmlite.__version__, *trees)
 
 
-def _folders() -> list[Path]:
-    """Where machine code may be kept, best first."""
+def _kept(file: str, make: Callable[[], bytes]) -> bytes:
+    """Machine code as it was kept; else it is made, and takes the place of other versions if a folder takes files."""
     folders = [Path(__file__).parent / "__pycache__"]
     with suppress(RuntimeError):  # a user without a home
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncutil")
-    return folders
-
-
-def _kept(file: str) -> bytes | None:
-    """Machine code as it was kept; None for a damaged file too, which would crash every process that runs it."""
-    for folder in _folders():
+    for folder in folders:
         with suppress(OSError):
-            found = (folder / file).read_bytes()
-            check, code = found[:CHECK], found[CHECK:]
+            check, _, code = (folder / file).read_bytes().partition(b"\n")
+            # Damaged code would crash every process that runs it.
             if check == files.digest(code).encode():
                 return code
-    return None
-
-
-def _keep(code: bytes, file: str) -> None:
-    """Keep machine code with its digest, and delete that of other versions; do nothing where no folder takes files."""
+    code = make()
     program, version = file.partition("-")[0], file.split(".")[-2]
-    for folder in _folders():
+    for folder in folders:
         with suppress(OSError):
-            files.write(folder / file, files.digest(code).encode() + code)
-            for other in folder.glob(f"{program}-*.o"):
-                if not other.name.endswith(f".{version}.o"):
-                    other.unlink(missing_ok=True)
-            return
+            files.write(folder / file, files.digest(code).encode() + b"\n" + code)
+            for other in set(folder.glob(f"{program}-*.o")) - set(folder.glob(f"*.{version}.o")):
+                other.unlink(missing_ok=True)
+            break
+    return code
 
 
 def aligned(shape: tuple[int, ...], dtype: str) -> Array:
     """An empty array that begins where a vector may begin; its last axis has LENGTH numbers."""
     step = LENGTH * np.dtype(dtype).itemsize
-    memory = np.empty(math.prod(shape) * np.dtype(dtype).itemsize + step, np.uint8)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + step, np.uint8)
     start = -memory.ctypes.data % step
-    return memory[start : start + memory.size - step].view(dtype).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def interleaved(values: Array, dtype: str) -> Array:
@@ -287,3 +250,8 @@ def interleaved(values: Array, dtype: str) -> Array:
     result = aligned(moved.shape, dtype)
     result[:] = moved
     return result
+
+
+def apart(values: Array) -> Array:
+    """(vectors, ..., LENGTH) to (members, ...), what `interleaved` did undone."""
+    return np.moveaxis(values, -1, 1).reshape(-1, *values.shape[1:-1])
