@@ -1,7 +1,7 @@
 """The CHSH experiment: correlators, the statistic S, and what local, quantum and signalling behaviours allow.
 
 Two players, Alice and Bob, have two settings each. A *context* (i, j) is a choice of both; in it a pair of outcomes,
-+1 or -1 each, is seen. Three arrays carry everything, and every function works on stacks of them (leading axes `...`)::
++1 or -1 each, is seen. Every function works on stacks (leading axes `...`) of three arrays::
 
     outcomes    a, b    (..., 2, 2, samples)   [i, j] = what is seen in context (i, j)
     correlators C       (..., 2, 2)            [i, j] = C(A_i, B_j)
@@ -94,10 +94,9 @@ def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float
 
 
 def independent_heads(mean_a: ArrayLike, mean_b: ArrayLike) -> Floats:
-    """S of two sides that are independent within every context: the sum of signs * mean_A * mean_B.
+    """S of two sides that are independent within every context, from the means there, (..., 2, 2) each.
 
-    It is what accuracy alone contributes to the S of trained networks. The means, shape (..., 2, 2), are those of
-    each context; the result has shape (...).
+    It is what accuracy alone contributes to the S of trained networks.
 
     >>> float(independent_heads([[0.5, 0.5], [0.5, 0.5]], [[1, 1], [1, 1]]))
     1.0
@@ -113,17 +112,16 @@ def deterministic_strategies() -> Floats:
 def from_outcomes(a: ArrayLike, b: ArrayLike) -> Floats:
     """Relative frequencies of +-1 outcomes, shape (..., 2, 2, samples) each, as a behaviour (..., 2, 2, 2, 2)."""
     a, b = _outcomes(a, b)
-    if not (np.isin(a, _SIGN).all() and np.isin(b, _SIGN).all()):
+    if not np.isin([a, b], _SIGN).all():
         raise ValueError("a behaviour counts outcomes +1 and -1; got other values")
     seen_a, seen_b = (np.stack([x == 1, x == -1], axis=-2).astype(float) for x in (a, b))
     return np.asarray(seen_a @ seen_b.swapaxes(-1, -2) / a.shape[-1])
 
 
 def from_moments(C: ArrayLike, mean_a: ArrayLike = 0.0, mean_b: ArrayLike = 0.0) -> Floats:
-    """The behaviour with correlators E[AB], (..., 2, 2), and the given means per context.
+    """The behaviour with correlators E[AB], (..., 2, 2), and means per context, which broadcast to that shape.
 
-    Means broadcast to the same shape: one number, or (..., 2, 1) for Alice's and (..., 1, 2) for Bob's where they
-    depend on the own setting only; else the behaviour signals. ValueError if a probability is negative.
+    Alice's of shape (..., 2, 1) and Bob's of shape (..., 1, 2) depend on the own setting only; others may signal.
     """
     product, a, b = (_table("moments", m)[..., None, None] for m in np.broadcast_arrays(C, mean_a, mean_b))
     x, y = _SIGN[:, None], _SIGN
@@ -177,10 +175,7 @@ def local_fraction(p: ArrayLike) -> Floats:
 
 
 def is_local(p: ArrayLike) -> NDArray[np.bool_]:
-    """Whether one joint distribution of A1, A2, B1, B2 reproduces the behaviour; False where it signals.
-
-    `local_fraction` decides, not the CHSH forms: that both agree is Fine's theorem (1982).
-    """
+    """Whether one joint distribution of A1, A2, B1, B2 reproduces the behaviour; False where it signals."""
     return np.greater_equal(local_fraction(p), 1 - _SOLVER)
 
 
@@ -230,9 +225,7 @@ def pr_box() -> Floats:
 
 
 def singlet(angles_a: ArrayLike, angles_b: ArrayLike) -> Floats:
-    """Behaviour of a spin singlet measured along directions in one plane: E = -cos(angle_a - angle_b).
-
-    `angles_a`, `angles_b` have shape (..., 2), in radians, one angle per setting.
+    """Behaviour of a spin singlet, E = -cos(angle_a - angle_b); angles in one plane, (..., 2), in radians, per setting.
 
     >>> float(chsh(correlators(singlet([0, np.pi / 2], [5 * np.pi / 4, 3 * np.pi / 4]))).round(6))
     2.828427
@@ -258,8 +251,8 @@ def horodecki(rho: ArrayLike) -> Floats:
     if rho.shape[-2:] != (4, 4) or not np.isfinite(rho).all():
         raise ValueError(f"expected a finite 4 x 4 density matrix; got shape {rho.shape}")
     hermitian = np.allclose(rho, rho.conj().swapaxes(-1, -2), rtol=0, atol=_ROUNDING)
-    trace = np.allclose(np.trace(rho, axis1=-2, axis2=-1), 1, rtol=0, atol=_ROUNDING)
-    if not (hermitian and trace and np.linalg.eigvalsh(rho).min() > -_ROUNDING):
+    unit = np.allclose(np.trace(rho, axis1=-2, axis2=-1), 1, rtol=0, atol=_ROUNDING)
+    if not (hermitian and unit and np.linalg.eigvalsh(rho).min() > -_ROUNDING):
         raise ValueError("a density matrix is Hermitian, has trace 1 and no negative eigenvalue")
     spins = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
     pairs = _einsum("kab,lcd->klacbd", spins, spins).reshape(3, 3, 4, 4)
@@ -279,7 +272,7 @@ def _mean_product(a: Floats, b: Floats) -> Floats:
 
 def _outcomes(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape or a.ndim < 3 or a.shape[-3:-1] != (2, 2) or a.size == 0:
+    if a.shape != b.shape or a.shape[-3:-1] != (2, 2) or a.size == 0:
         raise ValueError(f"outcomes must both have shape (..., 2, 2, samples); got {a.shape} and {b.shape}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("outcomes contain values that are not finite")
