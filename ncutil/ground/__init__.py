@@ -1,1 +1,1 @@
-"""Ground floor of the house: files (`files`) and what makes a kept result stale (`staleness`). It knows no science."""
+"""What all rooms use: `files`, `checks` of arguments, and what makes a kept result stale (`staleness`)."""
