@@ -1,23 +1,23 @@
 """Every claim of the papers with its verdict, from the run records: for pages of the book and for a terminal."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
+
+import yaml
 
 from ncpress.execution import read_record
 from ncpress.markup import literal, table
 from ncpress.project import PressError, Project
-from ncutil.evidence.claims import (
-    NOT_ATTEMPTED,
-    OUT_OF_REACH,
-    SOURCES,
-    VERDICTS,
-    Claim,
-    describe,
-    judge,
-    load,
-)
+from ncutil.evidence.claims import CONTRADICTED, REPRODUCED, SOURCES, UNDECIDED, Claim, describe, judge, place
+
+NOT_ATTEMPTED, OUT_OF_REACH = "not attempted", "out of reach"
+VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_ATTEMPTED, OUT_OF_REACH)
+
+_FIELDS = tuple(field.name for field in fields(Claim))
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,60 @@ class Entry:
     note: str = ""
 
 
+@cache
 def read_claims() -> dict[str, Claim]:
-    """Every claim of claims.yml; what is wrong with the file is one line."""
+    """Every claim of claims.yml, checked; what is wrong with the file is one line."""
+    path = place()
     try:
-        return load()
+        return parse(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    except yaml.YAMLError as error:
+        raise PressError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     except (ValueError, OSError) as error:
         raise PressError(str(error)) from None
+
+
+def parse(entries: object, origin: str = "claims.yml") -> dict[str, Claim]:
+    """Claims by id from the parsed YAML list; ValueError names the entry and what is wrong with it."""
+    if not isinstance(entries, list):
+        raise ValueError(f"{origin}: expected a list of claims, got {type(entries).__name__}")
+    claims: dict[str, Claim] = {}
+    for number, entry in enumerate(entries, 1):
+        where = f"{origin}: claim {number}"
+        if not isinstance(entry, dict) or "id" not in entry:
+            raise ValueError(f"{where} has no id")
+        where = f"{origin}: claim {entry['id']!r}"
+        unknown = [field for field in entry if field not in _FIELDS]
+        missing = [field for field in ("source", "place", "statement") if not entry.get(field)]
+        if unknown or missing:
+            raise ValueError(f"{where}: unknown {unknown}, missing {missing}; fields are {', '.join(_FIELDS)}")
+        if entry["id"] in claims:
+            raise ValueError(f"{where} stands twice")
+        _check_criterion(entry.get("holds_if"), where)
+        if entry.get("holds_if") is None and not entry.get("reason"):
+            raise ValueError(f"{where}: needs holds_if, or a reason why it is not tested")
+        claims[entry["id"]] = Claim(**entry)
+    return claims
+
+
+def _check_criterion(holds_if: object, where: str) -> None:
+    if holds_if is None:
+        return
+    forms = "above: x, below: x, within: [low, high], ordered: increasing or decreasing"
+    if not isinstance(holds_if, dict) or len(holds_if) != 1:
+        raise ValueError(f"{where}: holds_if is one of {forms}; got {holds_if!r}")
+    (kind, value), *_ = holds_if.items()
+    fits = {
+        "above": _is_number(value),
+        "below": _is_number(value),
+        "within": isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1],
+        "ordered": value in ("increasing", "decreasing"),
+    }
+    if not fits.get(kind, False):
+        raise ValueError(f"{where}: holds_if is one of {forms}; got {holds_if!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_records(project: Project, profile: str) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,7 @@ MUTATIONS = [
     ),
     Mutation(
         "ncutil/ground/staleness.py",
-        '"versions": versions(*sources, *(path.read_text(encoding="utf-8") for path in reached.values())),',
+        '"versions": versions(*sources, *reached.values()),',
         '"versions": {},',
         "tests/test_ground.py::test_key_sees_a_new_version_of_numpy",
     ),

@@ -18,13 +18,13 @@ from IPython.utils.capture import capture_output
 from myst_nb.ext.glue import extract_glue_data_cell
 from traitlets.config import Config
 
+from ncpress.verdicts import parse, read_claims
 from ncutil.evidence import claims
 from ncutil.evidence.claims import (
     CONTRADICTED,
     REPRODUCED,
     UNDECIDED,
     describe,
-    parse,
     verdict,
 )
 from ncutil.evidence.outputs import CLAIM_MIME, GLUE_PREFIX, SCALAR_MIME, glue
@@ -226,6 +226,7 @@ def test_the_shipped_claims() -> None:
     ids = [entry["id"] for entry in entries]
     assert len(ids) == len(set(ids)) >= 35
     shipped = claims.load()
+    assert shipped == read_claims()
     assert list(shipped) == ids
     for claim in shipped.values():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id), claim.id

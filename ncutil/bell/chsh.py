@@ -1,7 +1,7 @@
 """The CHSH experiment: correlators, the statistic S, and what local, quantum and signalling behaviours allow.
 
 Two players, Alice and Bob, have two settings each. A *context* (i, j) is a choice of both; in it a pair of outcomes,
-+1 or -1 each, is seen. Three arrays carry everything, and every function works on stacks of them (leading axes `...`)::
++1 or -1 each, is seen. Every function works on stacks (leading axes `...`) of three arrays::
 
     outcomes    a, b    (..., 2, 2, samples)   [i, j] = what is seen in context (i, j)
     correlators C       (..., 2, 2)            [i, j] = C(A_i, B_j)
@@ -39,25 +39,11 @@ _SOLVER = 1e-6  # ten times the feasibility tolerance of the linear programme
 def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floats:
     """Correlators C(A_i, B_j) of paired outcomes, one estimate per context.
 
-    Parameters
-    ----------
-    a, b : array_like, shape (..., 2, 2, samples)
-        Outcomes of Alice and Bob; [..., i, j, :] were seen together in context (i, j). +-1, or real.
-    estimator : {"product", "covariance", "pearson"}
-        "product" is E[AB], the correlator that the bound 2 belongs to.
+    Outcomes, (..., 2, 2, samples) each, are +-1 or real; [..., i, j, :] were seen together in context (i, j). The
+    result has shape (..., 2, 2). The estimator is "product" (E[AB], to which the bound 2 belongs), "covariance" or
+    "pearson" (NaN where one side has no spread: always right is not correlated with anything). ValueError for
+    another estimator, shapes that differ or do not end in (2, 2, samples), and values that are not finite.
 
-    Returns
-    -------
-    array, shape (..., 2, 2)
-        NaN for "pearson" where one side has no spread: always right is not correlated with anything.
-
-    Raises
-    ------
-    ValueError
-        Unknown estimator, shapes that differ or do not end in (2, 2, samples), values that are not finite.
-
-    Examples
-    --------
     >>> a = np.ones((2, 2, 4))
     >>> b = [[[1, 1, 1, -1]] * 2] * 2
     >>> correlations(a, b)[0, 0], correlations(a, b, "pearson")[0, 0]
@@ -91,36 +77,26 @@ def chsh_forms(C: ArrayLike) -> Floats:
 
 
 def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float:
-    """Largest S that one joint distribution of the four outcomes allows.
+    """Largest S that one joint distribution of the four outcomes allows, by estimator ("product" and so on).
 
-    Parameters
-    ----------
-    estimator : {"product", "covariance", "pearson"}
-    outcomes : {"sign", "real"}
-        "sign": outcomes are +-1, and the bounds are 2, 16/7 (Pozsgay et al. 2017) and 5/2 (Huang and Vontobel 2021);
-        the first two hold for outcomes in [-1, 1] as well. "real": any outcomes; "pearson" then allows 2 sqrt 2,
-        the other two have no bound.
+    Outcomes +-1 ("sign") have the bounds 2, 16/7 (Pozsgay et al. 2017) and 5/2 (Huang and Vontobel 2021); the first two
+    hold in [-1, 1] as well. For any outcomes ("real") "pearson" allows 2 sqrt 2, and the other two have no bound.
 
-    Examples
-    --------
     >>> [classical_bound("product"), classical_bound("pearson"), round(classical_bound("pearson", "real"), 3)]
     [2.0, 2.5, 2.828]
     """
+    bounds = {"sign": {"product": 2.0, "covariance": 16 / 7, "pearson": 5 / 2}, "real": {"pearson": quantum_bound()}}
     known("estimator", estimator, ESTIMATORS)
-    if outcomes not in ("sign", "real"):
-        raise ValueError(f"unknown outcomes {outcomes!r}; known: sign, real")
-    if outcomes == "sign":
-        return {"product": 2.0, "covariance": 16 / 7, "pearson": 5 / 2}[estimator]
-    if estimator != "pearson":
+    known("outcomes", outcomes, bounds)
+    if estimator not in bounds[outcomes]:
         raise ValueError(f"{estimator!r} of real outcomes grows with their scale: no bound; 'pearson' has one")
-    return float(2 * np.sqrt(2))
+    return bounds[outcomes][estimator]
 
 
 def independent_heads(mean_a: ArrayLike, mean_b: ArrayLike) -> Floats:
-    """S of two sides that are independent within every context: the sum of signs * mean_A * mean_B.
+    """S of two sides that are independent within every context, from the means there, (..., 2, 2) each.
 
-    The null against which an S of trained networks is read: it contains what accuracy alone contributes.
-    `mean_a`, `mean_b` have shape (..., 2, 2), [i, j] = mean outcome in context (i, j); the result (...).
+    It is what accuracy alone contributes to the S of trained networks.
 
     >>> float(independent_heads([[0.5, 0.5], [0.5, 0.5]], [[1, 1], [1, 1]]))
     1.0
@@ -136,18 +112,16 @@ def deterministic_strategies() -> Floats:
 def from_outcomes(a: ArrayLike, b: ArrayLike) -> Floats:
     """Relative frequencies of +-1 outcomes, shape (..., 2, 2, samples) each, as a behaviour (..., 2, 2, 2, 2)."""
     a, b = _outcomes(a, b)
-    if not (np.isin(a, _SIGN).all() and np.isin(b, _SIGN).all()):
+    if not np.isin([a, b], _SIGN).all():
         raise ValueError("a behaviour counts outcomes +1 and -1; got other values")
     seen_a, seen_b = (np.stack([x == 1, x == -1], axis=-2).astype(float) for x in (a, b))
     return np.asarray(seen_a @ seen_b.swapaxes(-1, -2) / a.shape[-1])
 
 
 def from_moments(C: ArrayLike, mean_a: ArrayLike = 0.0, mean_b: ArrayLike = 0.0) -> Floats:
-    """The behaviour with correlators E[AB], (..., 2, 2), and the given means per context.
+    """The behaviour with correlators E[AB], (..., 2, 2), and means per context, which broadcast to that shape.
 
-    Means are anything that broadcasts to the same shape: one number, or (..., 2, 1) for Alice's and (..., 1, 2) for
-    Bob's where they depend on the own setting only; else the behaviour signals. ValueError if a probability is
-    negative.
+    Alice's of shape (..., 2, 1) and Bob's of shape (..., 1, 2) depend on the own setting only; others may signal.
     """
     product, a, b = (_table("moments", m)[..., None, None] for m in np.broadcast_arrays(C, mean_a, mean_b))
     x, y = _SIGN[:, None], _SIGN
@@ -175,8 +149,7 @@ def correlators(p: ArrayLike, estimator: str = "product") -> Floats:
     if estimator == "covariance":
         return covariance
     variance = (1 - a**2) * (1 - b**2)
-    constant = variance < _ROUNDING**2
-    return np.clip(covariance / np.sqrt(np.where(constant, np.nan, variance)), -1, 1)
+    return np.clip(covariance / np.sqrt(np.where(variance < _ROUNDING**2, np.nan, variance)), -1, 1)
 
 
 def means(p: ArrayLike) -> tuple[Floats, Floats]:
@@ -188,9 +161,8 @@ def means(p: ArrayLike) -> tuple[Floats, Floats]:
 def local_fraction(p: ArrayLike) -> Floats:
     """Largest weight that a local model can take out of a behaviour, in [0, 1]; (..., 2, 2, 2, 2) to (...).
 
-    A linear programme over the 16 strategies: maximise the sum of the weights while what they produce stays within
-    `p`. It is 1 exactly if `p` is local (Abramsky, Barbosa and Mansfield 2017). All behaviours of a stack are
-    solved as one sparse programme.
+    It is 1 exactly if `p` is local (Abramsky, Barbosa and Mansfield 2017). One sparse linear programme for the whole
+    stack: maximise the sum of the weights of the 16 strategies while what they produce stays within `p`.
     """
     p = _behaviour(p)
     limits = np.clip(p, 0, None).reshape(-1)
@@ -203,35 +175,29 @@ def local_fraction(p: ArrayLike) -> Floats:
 
 
 def is_local(p: ArrayLike) -> NDArray[np.bool_]:
-    """Whether one joint distribution of A1, A2, B1, B2 reproduces the behaviour; False where it signals.
-
-    Decided by the linear programme of `local_fraction`, not by CHSH forms: that both agree is Fine's theorem (1982).
-    """
+    """Whether one joint distribution of A1, A2, B1, B2 reproduces the behaviour; False where it signals."""
     return np.greater_equal(local_fraction(p), 1 - _SOLVER)
 
 
 def contextual_fraction(p: ArrayLike) -> Floats:
     """Share of a no-signalling behaviour that no local model explains: max(0, (largest form - 2) / 2).
 
-    0 for a local behaviour, sqrt 2 - 1 at the Tsirelson bound, 1 for a PR box (Abramsky, Barbosa and Mansfield
-    2017); equal to 1 - `local_fraction`. ValueError where the behaviour signals: see `contextuality` for that case.
+    0 for a local behaviour, sqrt 2 - 1 at the Tsirelson bound, 1 for a PR box; equal to 1 - `local_fraction`.
+    ValueError where the behaviour signals.
     """
     result = contextuality(p)
     if (result.delta > _ROUNDING).any():
-        raise ValueError(
-            f"the contextual fraction needs a no-signalling behaviour; got one whose means differ by "
-            f"{float(np.max(result.delta)):.3g} between contexts (contextuality(p) takes signalling into account)"
-        )
+        worst = f"its means differ by {float(np.max(result.delta)):.3g} between contexts"
+        raise ValueError(f"the contextual fraction needs a no-signalling behaviour; {worst}: use contextuality(p)")
     return np.clip((result.s_odd - 2) / 2, 0, 1)
 
 
 @dataclass(frozen=True)
 class Contextuality:
-    """Contextuality-by-Default of a behaviour (Dzhafarov and Kujala 2016); one value per behaviour.
+    """Contextuality-by-Default of behaviours (Dzhafarov and Kujala 2016), shape (...).
 
-    `s`: S. `s_odd`: the largest of the 8 forms. `delta`: how much the means of the four measured things differ between
-    their two contexts, summed. `measure`: s_odd - min(4, 2 + delta), contextual iff above 0; rounded to 12 digits, so
-    that round-off never reads as contextual.
+    `s` is S, `s_odd` the largest of the 8 forms, `delta` how much the means of A1, A2, B1, B2 differ between their two
+    contexts, summed. `measure` is s_odd - min(4, 2 + delta), contextual iff above 0; rounded to 12 digits.
     """
 
     s: Floats
@@ -243,8 +209,6 @@ class Contextuality:
 def contextuality(p: ArrayLike) -> Contextuality:
     """S, signalling, and what S leaves once the signalling is paid for; (..., 2, 2, 2, 2) to fields of (...).
 
-    Examples
-    --------
     >>> result = contextuality(pr_box())
     >>> float(result.s), float(result.delta), float(result.measure)
     (4.0, 0.0, 2.0)
@@ -261,9 +225,7 @@ def pr_box() -> Floats:
 
 
 def singlet(angles_a: ArrayLike, angles_b: ArrayLike) -> Floats:
-    """Behaviour of a spin singlet measured along directions in one plane: E = -cos(angle_a - angle_b).
-
-    `angles_a`, `angles_b` have shape (..., 2), in radians, one angle per setting.
+    """Behaviour of a spin singlet, E = -cos(angle_a - angle_b); angles in one plane, (..., 2), in radians, per setting.
 
     >>> float(chsh(correlators(singlet([0, np.pi / 2], [5 * np.pi / 4, 3 * np.pi / 4]))).round(6))
     2.828427
@@ -282,15 +244,15 @@ def quantum_bound() -> float:
 def horodecki(rho: ArrayLike) -> Floats:
     """Largest S of a two-qubit state over all spin measurements: 2 sqrt(m1 + m2), (..., 4, 4) to (...).
 
-    m1, m2 are the two largest eigenvalues of T^T T, T_kl = tr(rho sigma_k x sigma_l) (Horodecki et al. 1995).
-    ValueError unless rho is a density matrix: Hermitian, trace 1, no negative eigenvalue.
+    m1, m2 are the largest eigenvalues of T^T T, T_kl = tr(rho sigma_k x sigma_l) (Horodecki et al. 1995). ValueError
+    unless rho is a density matrix.
     """
     rho = np.asarray(rho, complex)
     if rho.shape[-2:] != (4, 4) or not np.isfinite(rho).all():
         raise ValueError(f"expected a finite 4 x 4 density matrix; got shape {rho.shape}")
     hermitian = np.allclose(rho, rho.conj().swapaxes(-1, -2), rtol=0, atol=_ROUNDING)
-    trace = np.allclose(np.trace(rho, axis1=-2, axis2=-1), 1, rtol=0, atol=_ROUNDING)
-    if not (hermitian and trace and np.linalg.eigvalsh(rho).min() > -_ROUNDING):
+    unit = np.allclose(np.trace(rho, axis1=-2, axis2=-1), 1, rtol=0, atol=_ROUNDING)
+    if not (hermitian and unit and np.linalg.eigvalsh(rho).min() > -_ROUNDING):
         raise ValueError("a density matrix is Hermitian, has trace 1 and no negative eigenvalue")
     spins = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
     pairs = _einsum("kab,lcd->klacbd", spins, spins).reshape(3, 3, 4, 4)
@@ -310,7 +272,7 @@ def _mean_product(a: Floats, b: Floats) -> Floats:
 
 def _outcomes(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape or a.ndim < 3 or a.shape[-3:-1] != (2, 2) or a.size == 0:
+    if a.shape != b.shape or a.shape[-3:-1] != (2, 2) or a.size == 0:
         raise ValueError(f"outcomes must both have shape (..., 2, 2, samples); got {a.shape} and {b.shape}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("outcomes contain values that are not finite")
@@ -337,10 +299,5 @@ def _behaviour(p: ArrayLike) -> Floats:
     return p
 
 
-def _vertices() -> Floats:
-    s = deterministic_strategies()
-    a, b = s[:, :2, None, None, None], s[:, None, 2:, None, None]
-    return (1 + _SIGN[:, None] * a) * (1 + _SIGN * b) / 4
-
-
-_VERTICES = _vertices()
+_A, _B = deterministic_strategies()[:, :2, None], deterministic_strategies()[:, None, 2:]
+_VERTICES = from_moments(_A * _B, _A, _B)  # the behaviours of the strategies, shape (16, 2, 2, 2, 2)

@@ -2,10 +2,9 @@
 
 `book/claims.yml` holds every claim with its criterion. A chapter calls `record` with an estimate and its interval.
 `judge` computes the verdict from these and from the criterion; run records, pages and the command line all call it.
-Explained on the claims page.
+`ncpress.verdicts` checks the file. Explained on the claims page.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,16 +16,12 @@ import numpy as np
 import yaml
 
 from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME, glue, show
+from ncutil.ground.checks import known
 
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "undecided"
-NOT_ATTEMPTED, OUT_OF_REACH = "not attempted", "out of reach"
-VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_ATTEMPTED, OUT_OF_REACH)
 
 SOURCES = {"P1": "NCnet", "P2": "neurashed"}
 """The papers, by the short names that claims.yml uses."""
-
-_HERE = Path(__file__).parent
-_FIELDS = ("id", "source", "place", "statement", "chapter", "quantity", "holds_if", "reason")
 
 Estimate = float | Sequence[float]
 Interval = Sequence[float] | Sequence[Sequence[float]]
@@ -68,64 +63,17 @@ class Finding:
     verdict: str
 
 
-def parse(entries: object, origin: str = "claims.yml") -> dict[str, Claim]:
-    """Claims by id from the parsed YAML list; ValueError names the entry and what is wrong with it."""
-    if not isinstance(entries, list):
-        raise ValueError(f"{origin}: expected a list of claims, got {type(entries).__name__}")
-    claims: dict[str, Claim] = {}
-    for number, entry in enumerate(entries, 1):
-        where = f"{origin}: claim {number}"
-        if not isinstance(entry, dict) or "id" not in entry:
-            raise ValueError(f"{where} has no id")
-        where = f"{origin}: claim {entry['id']!r}"
-        unknown = [field for field in entry if field not in _FIELDS]
-        missing = [field for field in ("source", "place", "statement") if not entry.get(field)]
-        if unknown or missing:
-            raise ValueError(f"{where}: unknown {unknown}, missing {missing}; fields are {', '.join(_FIELDS)}")
-        if entry["id"] in claims:
-            raise ValueError(f"{where} stands twice")
-        _check_criterion(entry.get("holds_if"), where)
-        if entry.get("holds_if") is None and not entry.get("reason"):
-            raise ValueError(f"{where}: needs holds_if, or a reason why it is not tested")
-        claims[entry["id"]] = Claim(**entry)
-    return claims
-
-
-def _check_criterion(holds_if: object, where: str) -> None:
-    if holds_if is None:
-        return
-    forms = "above: x, below: x, within: [low, high], ordered: increasing or decreasing"
-    if not isinstance(holds_if, dict) or len(holds_if) != 1:
-        raise ValueError(f"{where}: holds_if is one of {forms}; got {holds_if!r}")
-    (kind, value), *_ = holds_if.items()
-    fits = {
-        "above": _is_number(value),
-        "below": _is_number(value),
-        "within": isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1],
-        "ordered": value in ("increasing", "decreasing"),
-    }
-    if not fits.get(kind, False):
-        raise ValueError(f"{where}: holds_if is one of {forms}; got {holds_if!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def place() -> Path:
     """The file of claims: the clone's `book/claims.yml`, or the copy in an installed package."""
-    clone, packaged = _HERE.parents[1] / "book" / "claims.yml", _HERE / "claims.yml"
-    return clone if clone.is_file() else packaged
+    here = Path(__file__)
+    clone = here.parents[2] / "book" / "claims.yml"
+    return clone if clone.is_file() else here.with_name("claims.yml")
 
 
 @cache
 def load() -> dict[str, Claim]:
-    """Every claim by id; ValueError if the file of claims is wrong."""
-    path = place()
-    try:
-        return parse(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    """Every claim by id."""
+    return {entry["id"]: Claim(**entry) for entry in yaml.safe_load(place().read_text(encoding="utf-8"))}
 
 
 def verdict(holds_if: Mapping[str, Any], estimate: Estimate, interval: Interval) -> str:
@@ -133,12 +81,9 @@ def verdict(holds_if: Mapping[str, Any], estimate: Estimate, interval: Interval)
 
     The whole interval meets it: reproduced; the whole interval fails it: contradicted; it straddles: undecided.
     "ordered" takes a list of estimates with an interval each: reproduced if every neighbouring pair is apart in the
-    stated direction, contradicted if some pair is apart in the other, else undecided.
+    stated direction, contradicted if some pair is apart in the other, else undecided. ValueError for NaN, a wrong
+    shape, or an estimate outside its interval.
 
-    Raises ValueError for NaN, a wrong shape, or an estimate outside its interval.
-
-    Examples
-    --------
     >>> verdict({"above": 2}, 2.3, (2.2, 2.4)), verdict({"above": 2}, 2.0, (1.9, 2.1))
     ('reproduced', 'undecided')
     >>> verdict({"ordered": "increasing"}, [1, 2, 3], [(0.9, 1.1), (1.8, 2.2), (2.9, 3.1)])
@@ -151,43 +96,33 @@ def verdict(holds_if: Mapping[str, Any], estimate: Estimate, interval: Interval)
     if (bounds[:, 0] > points + slack).any() or (points > bounds[:, 1] + slack).any():
         raise ValueError(f"an estimate lies outside its interval: {estimate!r} and {interval!r}")
     (kind, value), *_ = holds_if.items()
+    if len(points) < 2 if kind == "ordered" else len(points) > 1:
+        takes = "at least two estimates" if kind == "ordered" else "one estimate"
+        raise ValueError(f"a claim that is {kind} {value} takes {takes}; got {estimate!r}")
+    low, high = bounds[0]
     if kind == "ordered":
-        if len(points) < 2:
-            raise ValueError(f"an ordered claim needs at least two estimates; got {estimate!r}")
-        ordered = bounds if value == "increasing" else bounds[::-1]
-        steps = list(pairwise(ordered))
-        return _verdict(all(a[1] < b[0] for a, b in steps), any(a[0] > b[1] for a, b in steps))
-    if len(points) != 1:
-        raise ValueError(f"a claim that is {kind} {value} takes one estimate; got {estimate!r}")
-    low, high = map(float, bounds[0])
-    if kind == "above":
-        return _verdict(low > value, high <= value)
-    if kind == "below":
-        return _verdict(high < value, low >= value)
-    # Exact results carry rounding errors: the ends of a range belong to it.
-    least, most = value[0] - slack[0], value[1] + slack[0]
-    return _verdict(least <= low and high <= most, high < least or low > most)
-
-
-def _verdict(meets: bool, fails: bool) -> str:
+        steps = list(pairwise(bounds if value == "increasing" else bounds[::-1]))
+        meets, fails = all(a[1] < b[0] for a, b in steps), any(a[0] > b[1] for a, b in steps)
+    elif kind == "above":
+        meets, fails = low > value, high <= value
+    elif kind == "below":
+        meets, fails = high < value, low >= value
+    else:
+        # Exact results carry rounding errors: the ends of a range belong to it.
+        least, most = value[0] - slack[0], value[1] + slack[0]
+        meets, fails = least <= low and high <= most, high < least or low > most
     return REPRODUCED if meets else CONTRADICTED if fails else UNDECIDED
 
 
 def judge(claim_id: str, estimate: Estimate, interval: Interval) -> Finding:
     """The finding of a run about a claim; every verdict of the book is computed here.
 
-    Parameters
-    ----------
-    claim_id : id of a claim in `book/claims.yml`
-    estimate : the claim's `quantity` as measured; a list for an ordered claim
-    interval : (low, high), or one pair per estimate; (x, x) for an exact result
-
-    Raises ValueError for an unknown id, a claim without a criterion, or an interval that does not fit.
+    `estimate` is the claim's `quantity` as measured, a list for an ordered claim; `interval` is (low, high), or one
+    pair per estimate; (x, x) for an exact result. ValueError for an unknown id, a claim without a criterion, or an
+    interval that does not fit.
     """
-    claims = load()
-    if claim_id not in claims:
-        raise ValueError(f"unknown claim {claim_id!r}; known: {', '.join(claims)}")
-    claim = claims[claim_id]
+    known("claim", claim_id, load())
+    claim = load()[claim_id]
     if claim.holds_if is None:
         raise ValueError(f"claim {claim_id!r} has no criterion to meet; give it holds_if in claims.yml")
     outcome = verdict(claim.holds_if, estimate, interval)
@@ -213,11 +148,11 @@ def value(name: str, number: float, interval: Sequence[float] | None = None, *, 
     With an interval (low, high) the text is "1.81 [1.77, 1.85]". `digits` are those after the point.
     Raises ValueError for NaN.
     """
-    numbers = [float(number), *(map(float, interval) if interval is not None else ())]
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"value {name!r} is not finite: {numbers}")
-    text = describe(numbers[0], numbers[1:] or None, digits)
-    data = {"name": name, "value": numbers[0], "interval": numbers[1:] or None}
+    exact, ends = float(number), None if interval is None else [float(end) for end in interval]
+    if not np.isfinite([exact, *(ends or ())]).all():
+        raise ValueError(f"value {name!r} is not finite: {exact}, {ends}")
+    text = describe(exact, ends, digits)
+    data = {"name": name, "value": exact, "interval": ends}
     glue(name, text, {SCALAR_MIME: data, "text/plain": f"{name} = {text}"})
 
 
@@ -230,7 +165,5 @@ def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:
     if isinstance(estimate, list):
         pairs = interval if interval is not None else [None] * len(estimate)
         return ", ".join(describe(e, i, digits) for e, i in zip(estimate, pairs, strict=True))
-    text = f"{estimate:.{digits}f}"
-    if interval is None or interval[0] == interval[1]:
-        return text
-    return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    ends = "" if interval is None or interval[0] == interval[1] else " [{:.{d}f}, {:.{d}f}]".format(*interval, d=digits)
+    return f"{estimate:.{digits}f}{ends}"

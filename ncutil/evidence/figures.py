@@ -23,8 +23,6 @@ PALETTE = ("#0b3c5d", "#b8324a", "#4fa65f", "#edae49", "#7768ae", "#6c757d")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
-_FULL = 170.0  # area of a full node of a graph, in square points
-
 
 def style() -> None:
     """Set the style of the book: white ground, thin grid, the palette above. Call it once, at the top of a chapter."""
@@ -80,37 +78,20 @@ def graph(
 ) -> Axes:
     """Draw a neurashed graph as figures 1 to 5 of Su (2024): levels bottom to top, edges, firing nodes, factors.
 
-    Parameters
-    ----------
-    levels, edges : as of a `Neurashed` model
-    firing : array_like of bool, shape (nodes,), optional
-        A pathway. Firing nodes are filled red squares joined by thick edges, the others open circles.
-    sizes : array_like, shape (nodes below the last level,), optional
-        Amplification factors: a node's area is in proportion to its factor, the largest of all being full; the last
-        level keeps one size. Without, all nodes have one size.
-    labels : bool or mapping from node to text
-        Whether to write names into the nodes, or what to write (nodes left out stay blank).
-    ax : matplotlib axes, optional
-
-    Returns the axes, for a title or a caption below.
-
-    Typical use: `figures.graph(m.levels, m.edges, firing=m.pathway(x), sizes=m.factors[run], ax=ax)`.
+    `levels` and `edges` are those of a `Neurashed`. `firing`, bool of shape (nodes,), is a pathway: firing nodes are
+    filled red squares joined by thick edges, the others open circles. `sizes`, shape (nodes below the last level,), are
+    factors: a node's area is in proportion to its factor, the largest of all being full. `labels` says whether to write
+    names into the nodes, or what to write by name. Returns the axes.
     """
     ax = plt.gca() if ax is None else ax
-    place = {
-        name: ((j + 0.5) / len(level) - 0.5, float(height))
-        for height, level in enumerate(levels)
-        for j, name in enumerate(level)
-    }
-    names = list(place)
-    hidden = len(names) - len(levels[-1])
-    on = dict.fromkeys(names, False) if firing is None else dict(zip(names, np.asarray(firing, bool), strict=True))
-    area = dict.fromkeys(names, 1.0)
+    place = {name: ((j + 0.5) / len(names) - 0.5, i) for i, names in enumerate(levels) for j, name in enumerate(names)}
+    on = dict.fromkeys(place, False) if firing is None else dict(zip(place, np.asarray(firing, bool), strict=True))
+    area = dict.fromkeys(place, 1.0)
     if sizes is not None:
-        given = np.asarray(sizes, float)
+        given, hidden = np.asarray(sizes, float), len(place) - len(levels[-1])
         if given.shape != (hidden,):
             raise ValueError(f"sizes must have shape ({hidden},), one per node below the last level; got {given.shape}")
-        area |= dict(zip(names, given / (given.max() or 1.0), strict=False))
+        area |= dict(zip(place, given / (given.max() or 1.0), strict=False))
     for low, high in edges:
         both = on[low] and on[high]
         x, y = zip(place[low], place[high], strict=True)
@@ -119,7 +100,7 @@ def graph(
         ax.scatter(
             x0,
             y0,
-            s=_FULL * max(area[name], 0.03),
+            s=170 * max(area[name], 0.03),  # a full node has 170 square points
             marker="s" if on[name] else "o",
             facecolor=PALETTE[1] if on[name] else "white",
             edgecolor="black",
@@ -136,21 +117,18 @@ def graph(
 def publish(name: str, frame: pd.DataFrame) -> None:
     """Show the current figure, and give its data to the reader as `name`.csv.
 
-    Picture and data are one output. `ncutil run` keeps the data beside the run, and the page has a link to them under
-    the figure. Explained on the page on rerunning.
-
+    Picture and data are one output: `ncutil run` keeps the data, and the page has a link to them under the figure.
     Raises ValueError for a name that is no plain file name, or an empty frame.
     """
     if not name or not name.replace("-", "").isalnum():
         raise ValueError(f"a figure's name is letters, digits and hyphens; got {name!r}")
     if frame.empty:
         raise ValueError(f"figure {name!r} has no data")
-    figure = plt.gcf()
     show(
         {
-            "image/png": print_figure(figure, bbox_inches=None, base64=True),
+            "image/png": print_figure(plt.gcf(), bbox_inches=None, base64=True),
             TABLE_MIME: {"name": name, "csv": frame.to_csv(index=False, float_format="%.8g")},
             "text/plain": f"{name}: {len(frame)} rows of {', '.join(map(str, frame))}",
         }
     )
-    plt.close(figure)
+    plt.close()

@@ -25,13 +25,8 @@ def show(forms: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) ->
 def glue(name: str, text: str, forms: Mapping[str, Any] | None = None) -> None:
     """Bind a text to a name, so that prose shows it with {glue:text}`name`.
 
-    Parameters
-    ----------
-    name : unique in the chapter
-    text : what prose shows
-    forms : more forms of the same output, by mime type; a page shows none of them
-
-    This is the output of `myst_nb.glue(name, text, display=False)`, made without Sphinx, which `myst_nb` imports.
+    `forms` are more forms of the same output, by mime type; a page shows none of them. This is the output of
+    `myst_nb.glue(name, text, display=False)`, made without Sphinx, which `myst_nb` imports.
     """
     glued = {f"{GLUE_PREFIX}text/plain": repr(text)}
     show({**glued, **(forms or {})}, {"scrapbook": {"name": name, "mime_prefix": GLUE_PREFIX}})

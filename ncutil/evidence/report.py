@@ -34,8 +34,8 @@ class Estimate:
     `missing` says why the run cannot give it; `value` may then be NaN.
 
     >>> s = Estimate(2.31, (2.25, 2.37))
-    >>> s.side(2), s.side(2.3), Estimate(1.0, missing="one run").side(2)
-    ('above', 'open', 'not available')
+    >>> s.side(2), s.side(2.3)
+    ('above', 'open')
     """
 
     value: float
@@ -79,15 +79,14 @@ class Report:
         if isinstance(values, Estimate):
             finite = np.isfinite([values.value, *(values.interval or ())]).all()
             return values if finite or values.missing else Estimate(np.nan, missing="it is not a finite number")
-        rows, number = np.asarray(values), np.nan
+        rows = np.asarray(values)
         if rows.ndim == 0:
             return self.estimate(Estimate(float(rows)))
+        number = float(rows.mean()) if rows.size and statistic is None else np.nan
         try:
             if rows.dtype == bool and statistic is None:
-                interval = stats.wilson(int(rows.sum()), rows.size)
-                return Estimate(int(rows.sum()) / rows.size, interval)
+                return Estimate(number, stats.wilson(int(rows.sum()), rows.size))
             if statistic is None:
-                number = float(rows.mean()) if rows.size else np.nan
                 return Estimate(number, stats.bootstrap(rows, seed=self.seed, draws=draws))
             low, high = stats.bootstrap(rows, statistic, seed=self.seed, draws=draws)
             number, slack = float(statistic(rows)), 1e-9 * (1 + abs(low) + abs(high))
@@ -107,10 +106,10 @@ class Report:
         digits: int = 2,
         draws: int = 2000,
     ) -> Estimate:
-        """Put an estimate into the text and the record, and judge a claim by it; returns the estimate.
+        """Put an estimate into the text and the record, judge a claim by it, and return it.
 
         `values` has one row per independent run: numbers, or True and False for a rate; or it is one number or an
-        `Estimate`. `statistic` maps them to a number. `digits` are those after the point, `draws` the resamples.
+        `Estimate`. `statistic` maps the rows to a number. `digits` are those after the point, `draws` the resamples.
         """
         found = self.estimate(values, statistic, draws=draws)
         if found.missing:
@@ -126,9 +125,8 @@ class Report:
         """Judge a claim by an estimate, or a claim about an order by several."""
         self._new(f"claim {claim}")
         several = [found] if isinstance(found, Estimate) else found
-        values = [e.value for e in several]
-        intervals = [e.interval or (e.value, e.value) for e in several]
-        evidence = (values[0], intervals[0]) if isinstance(found, Estimate) else (values, intervals)
+        pairs = [(e.value, e.interval or (e.value, e.value)) for e in several]
+        evidence = pairs[0] if isinstance(found, Estimate) else tuple(zip(*pairs, strict=True))
         self.verdicts[claim] = NOT_AVAILABLE
         if missing := [e.missing for e in several if e.missing]:
             show({"text/plain": f"{claim}: {NOT_AVAILABLE} in this run ({missing[0]})"})
@@ -136,7 +134,7 @@ class Report:
             self.verdicts[claim] = claims.record(claim, *evidence)
 
     def say(self, name: str, text: str | Mapping[Hashable, str], by: Hashable = None) -> None:
-        """Put a text under {glue:text}`name`, or from several whole sentences that of the outcome `by`.
+        """Put a text under {glue:text}`name`, or the one of several whole sentences that belongs to the outcome `by`.
 
         Raises ValueError for an outcome without a sentence; "not available" always has one.
         """

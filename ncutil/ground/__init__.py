@@ -1,1 +1,1 @@
-"""What all rooms stand on: `files`, the rule for what is stale (`staleness`), and `checks` of arguments. No science."""
+"""What all rooms use: `files`, `checks` of arguments, and what makes a kept result stale (`staleness`)."""

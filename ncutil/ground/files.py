@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, short hashes of what is in them, locks, and the number of cores.
 
 Everything that this book keeps goes through `write` or `replacing`: a process that is killed leaves the old file or
-none, and two processes that write the same file leave one of theirs.
+none.
 """
 
 import json
@@ -73,13 +73,8 @@ def checksum(path: Path) -> str:
 def lock(path: Path, wait: float = -1, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock file while the block runs; it is free again when its holder ends, however it ends.
 
-    Parameters
-    ----------
-    path : of the lock file
-    wait : seconds to wait for it; less than 0 waits as long as it takes
-    busy : called once if another process holds it now
-
-    Raises TimeoutError after the wait.
+    `wait` is the time to wait for it, in seconds; less than 0 waits as long as it takes. `busy` is called once if
+    another process holds it now. Raises TimeoutError after the wait.
     """
     from filelock import FileLock, Timeout
 

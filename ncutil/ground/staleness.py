@@ -1,16 +1,16 @@
 """One rule for what is stale: a kept result may be used again only if all that it depends on is as it was.
 
-That is the code, by its syntax tree, so that comments, docstrings and layout do not count; every module of ours that it
-reaches; the parameters; data by path and content; the pins; the versions that are installed; and, where rounding
-counts, the vector instructions of the processor. All caches of the book go by this: runs of chapters, blocks of long
-studies, outputs of encoders, and machine code. Explained on the page on rerunning.
+That is code (comments, docstrings and layout do not count), the modules of ours that it reaches, parameters, data by
+path and content, pins, installed versions and, where rounding counts, the vector instructions of the processor. All
+caches of the book go by this rule. Explained on the page on rerunning.
 """
 
 import ast
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 from ncutil.ground.files import checksum, digest
 
 Key = dict[str, Any]
-"""What a result depends on, part by part; see `PARTS`."""
 
 PARTS = {
     "code": "code cells",
@@ -30,7 +29,7 @@ PARTS = {
     "versions": "installed versions",
     "processor": "processor",
 }
-"""The parts of a key, with the words for them."""
+"""The parts of a key, that is of what a result depends on, with the words for them."""
 
 ARITHMETIC = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
 """Variables that make libraries compute as on another processor."""
@@ -38,7 +37,8 @@ ARITHMETIC = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONE
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
 """Vector instructions that change how sums are rounded, the widest first."""
 
-_PACKAGE = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def key(
@@ -50,7 +50,7 @@ def key(
     pins: Path | None = None,
     rounding: bool = True,
     packages: Iterable[str] = ("ncutil",),
-    root: Path = _PACKAGE.parent,
+    root: Path = _ROOT,
 ) -> Key:
     """All that a result depends on.
 
@@ -62,26 +62,20 @@ def key(
     data : files and folders
     pins : file of pinned versions
     rounding : whether results may differ between processors with other vector instructions
-    packages : whose modules are followed
-    root : folder that these packages lie in
+    packages, root : whose modules are followed, and the folder that these packages lie in
 
-    Raises
-    ------
-    SyntaxError
-        Code that is not Python.
-    FileNotFoundError
-        Data that is not there.
+    Raises SyntaxError for code that is not Python, FileNotFoundError for data that is not there.
     """
     sources = list(cells)
     names = set(modules).union(*(imported(source, packages) for source in sources))
-    reached = reach(names, packages, root)
+    reached = {name: path.read_text(encoding="utf-8") for name, path in reach(names, packages, root).items()}
     return {
         "code": digest(*map(tree, sources)),
         "parameters": {name: _plain(value) for name, value in (parameters or {}).items()},
-        "modules": {name: tree(path.read_text(encoding="utf-8")) for name, path in reached.items()},
+        "modules": {name: tree(source) for name, source in reached.items()},
         "pins": checksum(pins) if pins and pins.is_file() else "",
         "data": {_place(path, root): checksum(path) for path in data},
-        "versions": versions(*sources, *(path.read_text(encoding="utf-8") for path in reached.values())),
+        "versions": versions(*sources, *reached.values()),
         "processor": vectors() if rounding else "",
     }
 
@@ -121,27 +115,17 @@ def imported(source: str, packages: Iterable[str] = ("ncutil",)) -> set[str]:
 def _parsed(source: str) -> tuple[str, frozenset[str]]:
     names: set[str] = set()
     parsed = ast.parse(source)
-    for node in [parsed, *_statements(parsed)]:
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
-                node.body = node.body[1:]
+        elif isinstance(node, _DOCUMENTED) and len(node.body) > 1 and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
     return digest(ast.dump(parsed)), frozenset(names)
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements inside a module or a statement; expressions, which are many, hold none."""
-    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
-        for child in getattr(node, part, ()):
-            yield child
-            yield from _statements(child)
-
-
-def reach(names: Iterable[str], packages: Iterable[str] = ("ncutil",), root: Path = _PACKAGE.parent) -> dict[str, Path]:
+def reach(names: Iterable[str], packages: Iterable[str] = ("ncutil",), root: Path = _ROOT) -> dict[str, Path]:
     """The modules of ours that these names stand for, and all that they import, directly or through others."""
     waiting, reached = set(names), dict[str, Path]()
     while waiting:
@@ -150,8 +134,8 @@ def reach(names: Iterable[str], packages: Iterable[str] = ("ncutil",), root: Pat
         if "." in name:
             waiting.add(name.rpartition(".")[0])
         base = root.joinpath(*name.split("."))
-        path = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-        if path is not None and name not in reached:
+        path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+        if name not in reached and path.is_file():
             reached[name] = path
             waiting |= imported(path.read_text(encoding="utf-8"), packages) - reached.keys()
     return dict(sorted(reached.items()))
@@ -165,22 +149,15 @@ def versions(*sources: str) -> dict[str, str]:
         word = name.replace("-", "_")
         named = re.compile(rf"""["']{word}["']|\b(import|from) {word}\b""")
         if "extra ==" not in line or any(word in source and named.search(source) for source in sources):
-            try:
+            with suppress(metadata.PackageNotFoundError):
                 found[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
     return found
 
 
 @cache
 def vectors() -> str:
     """The widest vector instructions of this processor, and what makes libraries use others."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        info = ""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
-    flags = found[1].split() if found else []
+    flags = _cpuinfo("flags|Features").split()
     widest = next((name for flag, name in VECTORS.items() if flag in flags), "")
     told = [f"{name}={os.environ[name]}" for name in ARITHMETIC if os.environ.get(name)]
     return " ".join(filter(None, [platform.machine(), widest, *told]))
@@ -188,12 +165,14 @@ def vectors() -> str:
 
 def processor() -> str:
     """Name of the processor as the system gives it."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        info = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(fields: str) -> str:
+    """What Linux says of the processor under the first of these fields; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(rf"^(?:{fields})\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def _place(path: Path, root: Path) -> str:
