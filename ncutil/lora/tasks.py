@@ -14,13 +14,11 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one task, those to train on or those to test on.
+    """Samples of one task, those to train on or those to test on; ValueError where not every sample has a label.
 
-    inputs : of made-up sentences the word numbers, (samples, words); of real text one list a sample, of its options,
-        each (first text, second text or None)
-    labels : (samples,), the class, or the index of the right option
-
-    Raises ValueError where not every sample has a label.
+    - inputs : of made-up sentences the word numbers, (samples, words); of real text one list a sample, of its options,
+      each (first text, second text or None)
+    - labels : (samples,), the class, or the index of the right option
     """
 
     inputs: Any

@@ -2,13 +2,14 @@
 
 `train_top` adapts the last layer only: everything below is frozen, computed once and kept on disk, and all ranks and
 pairs train at once. `train_all` adapts every layer with peft, one run after another, in mixed precision on a GPU. Both
-adapt query and value, keep what is finished, and continue from there after an interruption. Their tables have the
-columns of `ncutil.lora.adapters.train`. Explained in the chapter on the LoRA study.
+adapt query and value, keep what is finished, and continue from there after an interruption. Explained in the chapter on
+the LoRA study.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,12 @@ Answers = dict[str, dict[str, Array]]
 class Recipe:
     """Every choice of a study. The paper's own are not known: all of these are ours.
 
-    Attributes
-    ----------
-    examples, held_out : training and test examples a task, a fixed random subset of each data set
-    length : tokens that are kept of a text
-    epochs, every : passes over the training examples; passes between two records of the outcomes
-    batch : examples of each of the two tasks in a step
-    rate : learning rate of Adam, constant, without decay
-    dropout : before the adapters and inside the encoder; `train_top` has none
+    - examples, held_out : training and test examples a task, a fixed random subset of each data set
+    - length : tokens that are kept of a text
+    - epochs, every : passes over the training examples; passes between two records of the outcomes
+    - batch : examples of each of the two tasks in a step
+    - rate : learning rate of Adam, constant, without decay
+    - dropout : before the adapters and inside the encoder; `train_top` has none
     """
 
     examples: int
@@ -80,8 +79,8 @@ PAPER = Recipe(examples=3000, held_out=400, length=128, epochs=10, every=1, batc
 class Group:
     """Four tasks: the encoder that learns them, Alice's two and Bob's two, and how alpha follows the rank.
 
-    model : see `encoders.load_encoder`; alice, bob : names of data sets, see `text_tasks.read_task`
-    alpha_rule : one of `adapters.ALPHA_EXPONENTS`
+    - model : see `encoders.load_encoder`; alice, bob : names of data sets, see `text_tasks.read_task`
+    - alpha_rule : one of `adapters.ALPHA_EXPONENTS`
     """
 
     model: str | Path
@@ -124,13 +123,11 @@ def train_groups(
 ) -> pd.DataFrame:
     """Every group of a study, with a column `group` and one, `tie`, for the rule by which alpha follows the rank.
 
-    Parameters
-    ----------
-    study : "text", `TEXT_GROUPS` by `train_top`, or "paper", `GROUPS` by `train_all`
-    ranks, seeds, store, data : as in `train_top`
-    models : folder that holds the encoders, each in a folder of its name; by default the package or the hub
-    examples : to train on of each task, and to hold out at most; by default what the recipe says
-    dry : read every model and data set, train nothing, and give an empty table
+    - study : "text", `TEXT_GROUPS` by `train_top`, or "paper", `GROUPS` by `train_all`
+    - ranks, seeds, store, data : as in `train_top`
+    - models : folder that holds the encoders, each in a folder of its name; by default the package or the hub
+    - examples : to train on of each task, and to hold out at most; by default what the recipe says
+    - dry : read every model and data set, train nothing, and give an empty table
 
     Raises ValueError for an unknown study, and what `train_top` raises, before anything is computed.
     """
@@ -160,38 +157,23 @@ def train_top(
     first position. A seed draws the adapters, the heads and the order of the examples, whatever the rank and the
     context; its table is kept as soon as it is done.
 
-    Parameters
-    ----------
-    group : the encoder and the four tasks
-    ranks : from 1 to the encoder's width
-    seeds : integers from 0
-    store : folder for the frozen layers' states and for finished tables
-    data : see `text_tasks.read_task`
-    recipe : the remaining choices
+    - ranks, seeds : from 1 to the encoder's width, and from 0
+    - store : folder for the frozen layers' states and for finished tables
+    - data : see `text_tasks.read_task`
 
-    Returns
-    -------
-    DataFrame
-        One row per run, recorded epoch and kind of outcomes; the columns are those of `adapters.train`.
-
-    Raises
-    ------
-    ValueError
-        A rank below 1 or above the width, or what is wrong with the model or the data sets.
+    Returns one row per run, recorded epoch and kind of outcomes, with the columns of `adapters.train`. Raises
+    ValueError for a rank below 1 or above the width, and for what is wrong with the model or the data sets.
     """
     found, encoder, tokenizer = _read(group, ranks, seeds, data, recipe)
     tasks = {name: as_yes_no(task) for name, task in found.items()}
     splits = {(name, split): getattr(task, split) for name, task in tasks.items() for split in SPLITS}
     states = frozen_states(encoder, tokenizer, splits, recipe.length, Path(store))
     inputs = [(*at, state.key, fingerprint({"labels": state.labels})) for at, state in states.items()]
-    base, tables = staleness.key(modules=[__name__]), []
+    layer, base, tables = encoder.encoder.layer[-1], staleness.key(modules=[__name__]), []
     with adapters.one_thread():
         for seed in map(int, seeds):
             parameters = [group.alice, group.bob, group.alpha_rule, inputs, [*map(int, ranks)], seed, asdict(recipe)]
-
-            def compute(seed: int = seed) -> pd.DataFrame:
-                return _train_top(encoder.encoder.layer[-1], group, tasks, states, ranks, seed, recipe)
-
+            compute = partial(_train_top, layer, group, tasks, states, ranks, seed, recipe)
             tables.append(cached(Path(store) / "top", {**base, "parameters": parameters}, compute))
     return _wide(pd.concat(tables, ignore_index=True), group, tasks, recipe)
 
@@ -219,12 +201,12 @@ def _train_top(
         # Logits have an axis for the partner's setting.
         logits = {(*at, split): top.answers(*at, states[name, split]) for at, name in names.items() for split in SPLITS}
         for i, j in SETTINGS:
-            alice, bob = (
+            heads = (
                 {s: _judged(logits[side, own, s][:, other], states[names[side, own], s].labels) for s in SPLITS}
                 for side, own, other in ((0, i, j), (1, j, i))
             )
-            table = _rows(alice, bob)
-            tables.append(table.assign(rank=[*ranks] * 2, seed=seed, context=f"{i + 1}{j + 1}", epoch=epoch))
+            found = _rows(*heads).assign(rank=[*ranks] * 2, seed=seed, context=f"{i + 1}{j + 1}", epoch=epoch)
+            tables.append(found)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -250,8 +232,7 @@ def _rows(alice: Answers, bob: Answers) -> pd.DataFrame:
     """What both heads of a context did on training and on test examples, a row per replica and kind of outcomes.
 
     Example k of the one task is paired with example k of the other. Data sets of one length are shuffled alike, so
-    what is row by row a translation stays together; any other pairing is arbitrary, and C then holds what accuracy
-    gives and nothing else.
+    a translation stays with its text; any other pairing is arbitrary, and C then holds what accuracy gives.
     """
     trained = {f"{what}_{k}": x["train"][what] for what in ("loss", "spread") for k, x in (("a", alice), ("b", bob))}
     tables = []
@@ -292,24 +273,14 @@ def train_all(
     """
     library("peft")
     tasks, encoder, tokenizer = _read(group, ranks, seeds, data, recipe)
-    coded = {
-        name: {split: _code(tokenizer, task, split, recipe.length) for split in SPLITS} for name, task in tasks.items()
-    }
-    inputs = {
-        name: [*(fingerprint(part) for part in both.values()), tasks[name].outputs] for name, both in coded.items()
-    }
+    coded = {n: {s: _code(tokenizer, task, s, recipe.length) for s in SPLITS} for n, task in tasks.items()}
+    inputs = {n: [*map(fingerprint, both.values()), tasks[n].outputs] for n, both in coded.items()}
     weights, base, tables = fingerprint(encoder.state_dict()), staleness.key(modules=[__name__]), []
     for seed, rank, (i, j) in product(map(int, seeds), map(int, ranks), SETTINGS):
         pair, alpha = (group.alice[i], group.bob[j]), adapters.alpha(rank, group.alpha_rule)
         parameters = [weights, [inputs[name] for name in pair], rank, alpha, i, j, seed, asdict(recipe)]
-
-        def compute(
-            pair: Pair = pair, at: Setting = (i, j), rank: int = rank, alpha: float = alpha, seed: int = seed
-        ) -> pd.DataFrame:
-            outputs = [tasks[name].outputs for name in pair]
-            table = _train_pair(encoder, [coded[name] for name in pair], outputs, at, rank, alpha, seed, recipe)
-            return table.assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
-
+        data_of, outputs = [coded[name] for name in pair], [tasks[name].outputs for name in pair]
+        compute = partial(_train_pair, encoder, data_of, outputs, (i, j), rank, alpha, seed, recipe)
         tables.append(cached(Path(store) / "run", {**base, "parameters": parameters}, compute))
     return _wide(pd.concat(tables, ignore_index=True), group, tasks, recipe)
 
@@ -355,8 +326,7 @@ def _train_pair(
 
     with torch.random.fork_rng():
         for task, n in zip(tasks, outputs, strict=True):
-            # A head starts alike whoever the partner is.
-            reseed(0, *task)
+            reseed(0, *task)  # a head starts alike whoever the partner is
             heads.append(torch.nn.Linear(width, n))
         reseed(1)
         adapted = peft_model(encoder, adapters.LAYERS, rank, alpha, recipe.dropout).to(device)
@@ -382,7 +352,7 @@ def _train_pair(
                 adapted.eval()
                 alice, bob = ({s: judged(head, both[s]) for s in SPLITS} for head, both in enumerate(data))
                 tables.append(_rows(alice, bob).assign(epoch=epoch))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
 
 
 def _read(
@@ -396,7 +366,6 @@ def _read(
     encoder, tokenizer = load_encoder(group.model)
     width = encoder.config.hidden_size
     if max(ranks) > width:
-        raise ValueError(
-            f"a rank above the layer's width can add nothing: give ranks from 1 to {width}; got {list(ranks)}"
-        )
+        above = "a rank above the layer's width can add nothing"
+        raise ValueError(f"{above}: give ranks from 1 to {width}; got {list(ranks)}")
     return tasks, encoder, tokenizer
