@@ -1,14 +1,12 @@
 """Low-rank adapters on a frozen encoder, as many as one likes at once, and S of the pairs of tasks that they learn.
 
-LoRA (Hu et al. 2022) leaves a weight matrix W as it is and trains a product of low rank beside it, W + scale * B A with
-scale = alpha / r. Here R adapters with ranks of their own stand on each layer:
+LoRA (Hu et al. 2022) leaves a weight matrix W as it is and trains a product of low rank beside it, W + alpha / r * B A.
+Here R adapters with ranks of their own stand on each layer: A (R, largest rank, inputs) is random, with zeros in the
+rows beyond a replica's rank; B (R, outputs, largest rank) is 0, so that training starts from the frozen model. Where
+both factors are 0 both gradients are 0, so a padded row stays exactly 0 and all ranks train in one program.
 
-- A (R, largest rank, inputs) is random, rows beyond a replica's rank are 0;
-- B (R, outputs, largest rank) is 0, so that training starts from the frozen model.
-
-Where both factors are 0 both gradients are 0, so a padded row stays exactly 0 and all ranks train in one program. A
-*replica* is one adapted encoder with two heads, Alice's and Bob's, trained on the pair of tasks of one context; a *run*
-is the four replicas of one rank and seed. Explained in the chapter on the LoRA study.
+A *replica* is one adapted encoder with two heads, Alice's and Bob's, trained on the pair of tasks of one context; a
+*run* is the four replicas of one rank and seed. Explained in the chapter on the LoRA study.
 """
 
 import copy
@@ -22,7 +20,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,9 +27,7 @@ from ncutil.bell import chsh
 from ncutil.ground import checks
 from ncutil.ground.files import cores
 from ncutil.lora.extras import peft_model
-from ncutil.lora.tasks import SPLITS, Numbers, Task, Tasks
-
-Array = NDArray[Any]
+from ncutil.lora.tasks import SPLITS, Array, Numbers, Tasks
 
 LAYERS = ("query", "value")
 """Names of the linear layers that get an adapter, as in the LoRA paper."""
@@ -45,10 +40,7 @@ ALPHA_EXPONENTS = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
 """How alpha follows the rank, by the name of the rule: alpha = ALPHA * r**exponent. All rules agree at rank 1."""
 
 LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 480
-"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of updates.
-
-Updates and not epochs: they mean the same whatever the number of samples.
-"""
+"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of updates."""
 
 CONTEXTS = ("11", "12", "21", "22")
 BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in "ab" for context in CONTEXTS]
@@ -56,11 +48,7 @@ BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in 
 
 
 def alpha(rank: int, rule: str = "sqrt") -> float:
-    """LoRA's alpha at a rank by one of `ALPHA_EXPONENTS`; an adapter's product is multiplied by alpha / rank.
-
-    >>> [alpha(rank) for rank in (1, 4, 16)]
-    [2.0, 4.0, 8.0]
-    """
+    """LoRA's alpha at a rank by one of `ALPHA_EXPONENTS`; an adapter's product is multiplied by alpha / rank."""
     return float(ALPHA * rank ** ALPHA_EXPONENTS[rule])
 
 
@@ -75,10 +63,6 @@ class Adapter(nn.Module):
     - seeds : replica k draws A from `default_rng(seeds[k])`, uniform with variance 1 / (3 inputs); a smaller rank takes
       the first rows of what a larger one takes
     - alpha_rule : one of `ALPHA_EXPONENTS`
-
-    >>> layer, x = nn.Linear(8, 6), torch.ones(2, 8)
-    >>> torch.allclose(Adapter(layer, [1, 4], [0, 0])(x), layer(x))  # B is 0 at the start
-    True
     """
 
     scale: Tensor
@@ -132,10 +116,7 @@ class Adapter(nn.Module):
 
 
 def adapt(model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "sqrt") -> nn.Module:
-    """A frozen copy of a model, with an `Adapter` on each layer named in `LAYERS`; each draws an A of its own.
-
-    ValueError if the model has no such layer.
-    """
+    """A frozen copy of a model with an `Adapter` on each layer in `LAYERS`, ValueError if it has none of these."""
     adapted = copy.deepcopy(model).requires_grad_(False)
     found = [name for name, module in adapted.named_modules() if name.split(".")[-1] in LAYERS]
     if not found:
@@ -143,6 +124,7 @@ def adapt(model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "s
     for number, name in enumerate(found):
         parent, _, child = name.rpartition(".")
         layer = cast(nn.Linear, adapted.get_submodule(name))
+        # Each layer draws an A of its own.
         own = Adapter(layer, ranks, [[seed, number] for seed in seeds], alpha_rule)
         setattr(adapted.get_submodule(parent), child, own)
     return adapted
@@ -151,8 +133,7 @@ def adapt(model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "s
 class Replicas(nn.Module):
     """Adapted encoders with Alice's head and Bob's, for all contexts and ranks of one seed, as precise as the model.
 
-    States are as wide as the adapted layers. Replicas are ordered by rank, then context 11, 12, 21, 22. The head of a
-    task starts alike in both of its contexts.
+    Replicas are ordered by rank, then context 11, 12, 21, 22. A task's head starts alike in both of its contexts.
     """
 
     def __init__(self, model: nn.Module, ranks: Numbers, seed: int, alpha_rule: str = "sqrt") -> None:
@@ -183,10 +164,7 @@ class Data(NamedTuple):
 
 
 def contexts(tasks: Tasks, split: str = "train") -> Data:
-    """What the four contexts see and are asked, of the samples to train on or to test on.
-
-    Where both tasks of every context have the same inputs they are kept once, and one forward pass serves both heads.
-    """
+    """What the four contexts see and are asked; inputs that all tasks share are kept once, for both heads."""
     pairs = [(getattr(a, split), getattr(b, split)) for a, b in product(*tasks)]
     alike = all(np.array_equal(a.inputs, b.inputs) for a, b in pairs)
     inputs = np.array([[a.inputs] if alike else [a.inputs, b.inputs] for a, b in pairs])
@@ -211,7 +189,7 @@ def train(
     All replicas of a seed are one tensor program, seeds run side by side on the machine's cores. Adam without decay on
     adapters and heads; the loss of a replica is the sum of its two heads' mean logistic losses.
 
-    - model : maps inputs (n, words) to states (n, width); its layers named "query" and "value" get adapters
+    - model : maps inputs (n, words) to states (n, width of the adapted layers); its layers in `LAYERS` get adapters
     - tasks : two by two, tasks[0] Alice's and tasks[1] Bob's
     - ranks : of the adapters, from 1 to the smaller side of the smallest adapted layer
     - seeds : integers from 0; a seed fixes A, the heads and the order of the samples, whatever the rank and the context
@@ -219,18 +197,14 @@ def train(
     - alpha_rule : how alpha follows the rank, one of `ALPHA_EXPONENTS`
     - record : epochs after which outcomes are taken, 0 = before training; by default the last
 
-    Returns one row per `rank`, `seed`, recorded `epoch` and kind of `outcomes`, "train" or "test", the samples on which
-    a head that is right scores +1, else -1. A run is one rank and seed. The other columns:
+    Returns one row per `rank`, `seed`, recorded `epoch` and `outcomes`, "train" or "test", the samples on which a head
+    that is right scores +1, else -1. The columns beside these and those of `measures` (ij is the context):
 
-    - `c11` ... `c22` : C = E[AB] in context (i, j)
-    - `acc_a11` ... `acc_a22`, `acc_b11` ... `acc_b22` : accuracy (0 to 1) of Alice's head of task i, and of Bob's head
-      of task j, in context (i, j)
+    - `cij` : C = E[AB]; `acc_aij`, `acc_bij` : accuracy (0 to 1) of Alice's head of task i, of Bob's of task j
     - `loss` : training loss in nats, mean over contexts of the sum over heads
     - `diverged` : True on all rows of a run that `diverged` marks by what was recorded of it
-    - what `measures` adds: `s`, `s0`, `s_odd`, `delta`, `measure`, `accuracy`
 
-    Raises ValueError for tasks that are not two by two or of different size, ranks that are no whole numbers from 1 to
-    the layer's width, and other settings that make no sense.
+    Raises ValueError for tasks that are not two by two or of different size, and settings that make no sense.
     """
     _check(tasks, ranks, seeds, epochs, rate, batch)
     kept = [epochs] if record is None else record
@@ -271,10 +245,7 @@ def _batches(data: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
 
 
 def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], Tensor]:
-    """A function that does one update of Adam on the samples with some numbers; it returns each replica's loss before.
-
-    The loss of a replica is the sum of its two heads' mean logistic losses, in nats.
-    """
+    """A function that does an update of Adam on the samples with some numbers; it returns the losses before it."""
     times = len(replicas.bias) // len(CONTEXTS)
     optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
     # Linux gives freed memory back after every update, and gets it again at the next, until one large block was freed.
@@ -294,9 +265,9 @@ def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], T
 
 
 def losses(model: nn.Module, tasks: Tasks, ranks: Numbers, seed: int, *, epochs: int = 4, batch: int = 32) -> Array:
-    """Training loss of every replica of one seed, update by update: (updates, ranks, 4 contexts), in nats.
+    """Loss at every update of every replica of one seed, (updates, ranks, 4 contexts), in nats; trained as in `train`.
 
-    The same training as in `train`, at its rate. A model in double precision (`model.double()`) is trained in it.
+    A model in double precision (`model.double()`) is trained in it.
     """
     _check(tasks, ranks, [seed], epochs, RATE, batch, least=1)
     data = contexts(tasks)
@@ -308,10 +279,9 @@ def losses(model: nn.Module, tasks: Tasks, ranks: Numbers, seed: int, *, epochs:
 def losses_peft(
     model: nn.Module, tasks: Tasks, rank: int, context: int, seed: int, *, epochs: int = 4, batch: int = 32
 ) -> Array:
-    """Loss at every update of one replica, trained with the library peft in a plain loop: a reference for `losses`.
+    """Loss at every update of one replica, from where `losses` starts, with peft in a plain loop: a reference for it.
 
-    `context` is 0 to 3, for 11, 12, 21, 22. Starts where `losses` starts: the A that peft draws is overwritten. Needs
-    the extra `lora`.
+    `context` is 0 to 3, for 11, 12, 21, 22. Needs the extra `lora`.
     """
     _check(tasks, [rank], [seed], epochs, RATE, batch, least=1)
     if context not in range(len(CONTEXTS)):
@@ -373,7 +343,6 @@ def diverged(frame: pd.DataFrame, updates: int) -> Array:
     - has logits that do not vary from input to input;
     - is dead: a loss above 0.9 log 2 at the last recorded epoch, and 480 updates or more were made by then.
 
-    A head that has not learnt yet is none of these, but it may become one: a violation that it causes does not count.
     Always giving the commoner label costs 0.9 log 2 or more where it is that of 68 % or less: then it is caught.
     """
     lost: dict[int, bool] = {}
@@ -412,13 +381,10 @@ def measures(frame: pd.DataFrame) -> pd.DataFrame:
 def _check(tasks: Tasks, ranks: Numbers, seeds: Numbers, epochs: int, rate: float, batch: int, least: int = 0) -> None:
     """`least` is the smallest number of epochs."""
     sides = tasks if isinstance(tasks, (tuple, list)) else [tasks]
-    shape = [len(side) if isinstance(side, (tuple, list)) else f"no list but {type(side).__name__}" for side in sides]
-    if shape != [2, 2]:
-        raise ValueError(f"tasks are two by two, Alice's two and Bob's two; got sides of {shape}")
+    kinds = [[type(x).__name__ for x in side] if isinstance(side, (tuple, list)) else repr(side) for side in sides]
+    if kinds != [["Task", "Task"]] * 2:
+        raise ValueError(f"need tasks, two by two, Alice's two and Bob's two; got {kinds}")
     four = [task for side in tasks for task in side]
-    kinds = sorted({type(task).__name__ for task in four if not isinstance(task, Task)})
-    if kinds:
-        raise ValueError(f"need four tasks, such as `bit_tasks.group` makes; got {', '.join(kinds)} among them")
     splits = [split for task in four for split in (task.train, task.test)]
     if not all(np.ndim(split.inputs) == 2 and np.isin(split.labels, (0, 1)).all() for split in splits):
         raise ValueError("the four tasks need inputs (samples, words), and labels 0 and 1")

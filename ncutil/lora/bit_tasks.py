@@ -8,21 +8,18 @@ the bits, easy (their majority) or hard (their parity). Explained in the chapter
 import math
 from collections.abc import Callable, Collection
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ncutil.ground import checks
-from ncutil.lora.tasks import Split, Task, Tasks
+from ncutil.lora.tasks import Array, Split, Task, Tasks
 
-Array = NDArray[Any]
-
-BITS = 10
-LANGUAGES = 4
+BITS, LANGUAGES = 10, 4
 WIDTH, HEADS = 32, 2
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -174,16 +171,13 @@ def curriculum(seed: int, functions: int = 40, avoid: Collection[Question] = ())
 def pretrain(
     languages: int = 1, *, seed: int = 0, functions: int = 40, steps: int = 600, avoid: Collection[Question] = ()
 ) -> tuple[Encoder, float]:
-    """An encoder, frozen, that has learnt a `curriculum` in its languages, and its accuracy on it.
+    """An encoder, frozen, that has learnt a `curriculum` in its languages (1 to 4), and its accuracy on it.
 
-    All functions are asked at once of every sentence; each has a linear head, thrown away afterwards. The parities of
-    three bits among them are why the encoder can be adapted to others quickly. Those that are to be studied have to be
-    others: a task that the encoder was pretrained on is easy, whatever its function.
+    All functions are asked at once of every sentence, each by a linear head that is thrown away. The parities of three
+    bits among them are why the encoder can be adapted to others quickly. A task that it was pretrained on is easy,
+    whatever its function: `avoid` those that are to be studied, `questions(draw)`.
 
-    - languages : 1 to 4
-    - seed : of the functions, the weights and the order of the sentences
-    - functions, steps : how many functions, updates of Adam
-    - avoid : functions that are never asked for, such as `questions(draw)`, those of the tasks of a draw
+    `seed` draws the functions, the weights and the order of the sentences; `steps` are updates of Adam.
     """
     checks.integer(0, seed=seed)
     checks.integer(1, languages=languages, functions=functions, steps=steps)

