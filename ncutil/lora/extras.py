@@ -43,6 +43,5 @@ def one_line(error: Exception) -> str:
 
 def unreachable(what: str, instead: str, error: Exception) -> ConnectionError:
     """The error that says that the hub could not be reached, and what to do instead."""
-    return ConnectionError(
-        f"cannot load {what} from the hub: no network, or no such name? {instead}. ({one_line(error)})"
-    )
+    hub = "from the hub: no network, or no such name?"
+    return ConnectionError(f"cannot load {what} {hub} {instead}. ({one_line(error)})")

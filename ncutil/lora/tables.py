@@ -13,13 +13,11 @@ from ncutil.ground.files import replacing
 
 
 def cached(place: Path, key: staleness.Key, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table that `compute` gives. It is computed once for all that it depends on, and kept as CSV.
+    """The table that `compute` gives, computed once for all that it depends on, and kept as CSV.
 
-    Parameters
-    ----------
-    place : of the table, without the hash and the suffix that its file name ends in
-    key : what the table depends on, from `ncutil.ground.staleness.key`: modules, versions, parameters, data
-    compute : called if there is no such table yet; a run that is killed leaves the whole table or none
+    - place : of the table, without the hash and the suffix that its file name ends in
+    - key : what the table depends on, from `ncutil.ground.staleness.key`
+    - compute : called if there is no such table yet; a run that is killed leaves the whole table or none
     """
     path = place.with_name(f"{place.name}-{staleness.short(key)}.csv")
     if not path.is_file():
@@ -30,10 +28,7 @@ def cached(place: Path, key: staleness.Key, compute: Callable[[], pd.DataFrame])
 
 
 def published(path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """A published table and the record of the run that made it; None if there is no such table.
-
-    Raises ValueError if the record is missing or names another table.
-    """
+    """A published table and its run's record; None if there is no such table, ValueError if the record does not fit."""
     if not path.is_file():
         return None
     beside = path.with_suffix(".json")

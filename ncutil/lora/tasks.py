@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Numbers = Sequence[int]
 """Ranks or seeds."""
 
@@ -14,19 +15,15 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one task, those to train on or those to test on.
+    """Samples of one task, those to train on or those to test on; ValueError where not every sample has a label.
 
-    Attributes
-    ----------
-    inputs : of made-up sentences the word numbers, (samples, words); of real text one list a sample, of its options,
-        each (first text, second text or None)
-    labels : (samples,), the class, or the index of the right option
-
-    Raises ValueError where not every sample has a label.
+    - inputs : of made-up sentences the word numbers, (samples, words); of real text one list a sample, of its options,
+      each (first text, second text or None)
+    - labels : (samples,), the class, or the index of the right option
     """
 
     inputs: Any
-    labels: NDArray[Any]
+    labels: Array
 
     def __post_init__(self) -> None:
         if not 0 < len(self.inputs) == len(self.labels):

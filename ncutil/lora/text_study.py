@@ -1,14 +1,14 @@
 """LoRA on real encoders: a head for Alice's task and one for Bob's, on one encoder, a run for each pair of tasks.
 
-`train_top` adapts the last layer only: everything below is frozen, computed once and kept on disk, and all ranks and
-pairs train at once. `train_all` adapts every layer with peft, one run after another, in mixed precision on a GPU. Both
-adapt query and value, keep what is finished, and continue from there after an interruption. Their tables have the
-columns of `ncutil.lora.adapters.train`. Explained in the chapter on the LoRA study.
+`train_top` adapts the last layer only, all ranks and pairs at once, on states that are computed once and kept on disk.
+`train_all` adapts every layer with peft, one run after another, in mixed precision on a GPU. Both adapt query and
+value, and continue from what is finished after an interruption. Explained in the chapter on the LoRA study.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,29 +24,27 @@ from ncutil.lora import adapters
 from ncutil.lora.encoders import States, Tokens, fingerprint, frozen_states, load_encoder, tokenize
 from ncutil.lora.extras import library, peft_model
 from ncutil.lora.tables import cached
-from ncutil.lora.tasks import SPLITS, Numbers, Task
+from ncutil.lora.tasks import SPLITS, Array, Numbers, Task
 from ncutil.lora.text_tasks import as_yes_no, read_task
 from ncutil.lora.top_layer import SETTINGS, Setting, TopLayer, cross_entropies
 
-Array = NDArray[Any]
 Pair = tuple[str, str]
+Named = dict[str, Task]
 Folder = str | Path
-Answers = dict[str, dict[str, Array]]
-"""What a head answers on each split: `outcomes`, `loss` and `spread`, see `_judged`."""
+Coded = dict[str, Tokens]
+"""Tokens and labels of each split."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of a study. The paper's own are not known: all of these are ours.
 
-    Attributes
-    ----------
-    examples, held_out : training and test examples a task, a fixed random subset of each data set
-    length : tokens that are kept of a text
-    epochs, every : passes over the training examples; passes between two records of the outcomes
-    batch : examples of each of the two tasks in a step
-    rate : learning rate of Adam, constant, without decay
-    dropout : before the adapters and inside the encoder; `train_top` has none
+    - examples, held_out : training and test examples a task, a fixed random subset of each data set
+    - length : tokens that are kept of a text
+    - epochs, every : passes over the training examples; passes between two records of the outcomes
+    - batch : examples of each of the two tasks in a step
+    - rate : learning rate of Adam, constant, without decay
+    - dropout : before the adapters and inside the encoder; `train_top` has none
     """
 
     examples: int
@@ -78,11 +75,7 @@ PAPER = Recipe(examples=3000, held_out=400, length=128, epochs=10, every=1, batc
 
 @dataclass(frozen=True)
 class Group:
-    """Four tasks: the encoder that learns them, Alice's two and Bob's two, and how alpha follows the rank.
-
-    model : see `encoders.load_encoder`; alice, bob : names of data sets, see `text_tasks.read_task`
-    alpha_rule : one of `adapters.ALPHA_EXPONENTS`
-    """
+    """An encoder (see `load_encoder`), Alice's two tasks and Bob's (`read_task`), and how alpha follows the rank."""
 
     model: str | Path
     alice: Pair
@@ -91,9 +84,8 @@ class Group:
 
     def __post_init__(self) -> None:
         for pair in (self.alice, self.bob):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
-                example = "('sst2', 'commonsenseqa') and ('mrpc', 'mathqa')"
-                raise ValueError(f"tasks are two by two, such as {example}; got {self.alice!r} and {self.bob!r}")
+            if not isinstance(pair, (tuple, list)) or [*map(type, pair)] != [str, str]:
+                raise ValueError(f"names of tasks are two by two; got {self.alice!r} and {self.bob!r}")
         checks.known("alpha rule", self.alpha_rule, adapters.ALPHA_EXPONENTS)
 
 
@@ -124,15 +116,13 @@ def train_groups(
 ) -> pd.DataFrame:
     """Every group of a study, with a column `group` and one, `tie`, for the rule by which alpha follows the rank.
 
-    Parameters
-    ----------
-    study : "text", `TEXT_GROUPS` by `train_top`, or "paper", `GROUPS` by `train_all`
-    ranks, seeds, store, data : as in `train_top`
-    models : folder that holds the encoders, each in a folder of its name; by default the package or the hub
-    examples : to train on of each task, and to hold out at most; by default what the recipe says
-    dry : read every model and data set, train nothing, and give an empty table
+    - study : "text", `TEXT_GROUPS` by `train_top`, or "paper", `GROUPS` by `train_all`
+    - ranks, seeds, store, data : as in `train_top`
+    - models : folder that holds the encoders, each in a folder of its name; by default the package or the hub
+    - examples : to train on of each task, and to hold out at most; by default what the recipe says
+    - dry : read every model and data set, train nothing, and give an empty table
 
-    Raises ValueError for an unknown study, and what `train_top` raises, before anything is computed.
+    Raises what `train_top` raises before anything is computed.
     """
     checks.known("study", study, ("text", "paper"))
     train, recipe, groups = (train_top, TEXT, TEXT_GROUPS) if study == "text" else (train_all, PAPER, GROUPS)
@@ -144,10 +134,8 @@ def train_groups(
         _read(group, ranks, seeds, data, recipe)
     if dry:
         return pd.DataFrame()
-    frames = [
-        train(group, ranks, seeds, store=store, data=data, recipe=recipe).assign(group=name, tie=group.alpha_rule)
-        for name, group in groups.items()
-    ]
+    run = partial(train, ranks=ranks, seeds=seeds, store=store, data=data, recipe=recipe)
+    frames = [run(group).assign(group=name, tie=group.alpha_rule) for name, group in groups.items()]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -158,52 +146,28 @@ def train_top(
 
     Multiple choices are asked as "is this the right answer?", so that chance is 1/2 everywhere. The heads read the
     first position. A seed draws the adapters, the heads and the order of the examples, whatever the rank and the
-    context; its table is kept as soon as it is done.
+    context; its table is kept as soon as it is done, in `store`, as are the frozen layers' states.
 
-    Parameters
-    ----------
-    group : the encoder and the four tasks
-    ranks : from 1 to the encoder's width
-    seeds : integers from 0
-    store : folder for the frozen layers' states and for finished tables
-    data : see `text_tasks.read_task`
-    recipe : the remaining choices
-
-    Returns
-    -------
-    DataFrame
-        One row per run, recorded epoch and kind of outcomes; the columns are those of `adapters.train`.
-
-    Raises
-    ------
-    ValueError
-        A rank below 1 or above the width, or what is wrong with the model or the data sets.
+    Ranks are from 1 to the encoder's width, seeds from 0; for `data` see `text_tasks.read_task`. Returns one row per
+    run, recorded epoch and kind of outcomes, with the columns of `adapters.train`. Raises ValueError for ranks out of
+    range, and for what is wrong with the model or the data sets.
     """
     found, encoder, tokenizer = _read(group, ranks, seeds, data, recipe)
     tasks = {name: as_yes_no(task) for name, task in found.items()}
     splits = {(name, split): getattr(task, split) for name, task in tasks.items() for split in SPLITS}
     states = frozen_states(encoder, tokenizer, splits, recipe.length, Path(store))
     inputs = [(*at, state.key, fingerprint({"labels": state.labels})) for at, state in states.items()]
-    base, tables = staleness.key(modules=[__name__]), []
+    layer, base, tables = encoder.encoder.layer[-1], staleness.key(modules=[__name__]), []
     with adapters.one_thread():
         for seed in map(int, seeds):
             parameters = [group.alice, group.bob, group.alpha_rule, inputs, [*map(int, ranks)], seed, asdict(recipe)]
-
-            def compute(seed: int = seed) -> pd.DataFrame:
-                return _train_top(encoder.encoder.layer[-1], group, tasks, states, ranks, seed, recipe)
-
+            compute = partial(_train_top, layer, group, tasks, states, ranks, seed, recipe)
             tables.append(cached(Path(store) / "top", {**base, "parameters": parameters}, compute))
     return _wide(pd.concat(tables, ignore_index=True), group, tasks, recipe)
 
 
 def _train_top(
-    layer: Any,
-    group: Group,
-    tasks: Mapping[str, Task],
-    states: Mapping[tuple[str, str], States],
-    ranks: Numbers,
-    seed: int,
-    recipe: Recipe,
+    layer: Any, group: Group, tasks: Named, states: dict[Pair, States], ranks: Numbers, seed: int, recipe: Recipe
 ) -> pd.DataFrame:
     """One row per rank, context, recorded epoch and kind of outcomes."""
     names = {(side, i): (group.alice, group.bob)[side][i] for side, i in SETTINGS}
@@ -211,20 +175,19 @@ def _train_top(
     top = TopLayer(layer, {at: tasks[name].outputs for at, name in names.items()}, ranks, alphas, seed, recipe.rate)
     tables = []
     for epoch in range(recipe.epochs + 1):
-        if epoch:
-            for rows in _batches(seed, epoch, recipe):
-                top.step({at: states[name, "train"].batch(rows[at]) for at, name in names.items()})
+        for rows in _batches(seed, epoch, recipe) if epoch else ():
+            top.step({at: states[name, "train"].batch(rows[at]) for at, name in names.items()})
         if epoch not in recipe.records():
             continue
         # Logits have an axis for the partner's setting.
         logits = {(*at, split): top.answers(*at, states[name, split]) for at, name in names.items() for split in SPLITS}
         for i, j in SETTINGS:
-            alice, bob = (
+            heads = (
                 {s: _judged(logits[side, own, s][:, other], states[names[side, own], s].labels) for s in SPLITS}
                 for side, own, other in ((0, i, j), (1, j, i))
             )
-            table = _rows(alice, bob)
-            tables.append(table.assign(rank=[*ranks] * 2, seed=seed, context=f"{i + 1}{j + 1}", epoch=epoch))
+            found = _rows(*heads).assign(rank=[*ranks] * 2, seed=seed, context=f"{i + 1}{j + 1}", epoch=epoch)
+            tables.append(found)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -246,12 +209,11 @@ def _judged(logits: Tensor, labels: Array) -> dict[str, Array]:
     }
 
 
-def _rows(alice: Answers, bob: Answers) -> pd.DataFrame:
+def _rows(alice: Coded, bob: Coded) -> pd.DataFrame:
     """What both heads of a context did on training and on test examples, a row per replica and kind of outcomes.
 
     Example k of the one task is paired with example k of the other. Data sets of one length are shuffled alike, so
-    what is row by row a translation stays together; any other pairing is arbitrary, and C then holds what accuracy
-    gives and nothing else.
+    a translation stays with its text; any other pairing is arbitrary, and C then holds what accuracy gives.
     """
     trained = {f"{what}_{k}": x["train"][what] for what in ("loss", "spread") for k, x in (("a", alice), ("b", bob))}
     tables = []
@@ -262,7 +224,7 @@ def _rows(alice: Answers, bob: Answers) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _wide(table: pd.DataFrame, group: Group, tasks: Mapping[str, Task], recipe: Recipe) -> pd.DataFrame:
+def _wide(table: pd.DataFrame, group: Group, tasks: Named, recipe: Recipe) -> pd.DataFrame:
     """The four contexts of a run side by side, as `adapters.train` gives them."""
     measured = ["c", "acc_a", "acc_b", "loss_a", "loss_b", "spread_a", "spread_b"]
     wide = table.pivot(index=["seed", "epoch", "outcomes", "rank"], columns="context", values=measured)
@@ -286,30 +248,18 @@ def train_all(
 
     Classes are answered by a linear head on the first position; of a multiple choice each option is read with the
     question, the head gives it a score, and the highest one is the answer. Uses a GPU where there is one, then in
-    bfloat16 where that is safe. Each rank, context and seed is kept as soon as it is done.
-
-    Parameters, result and errors are those of `train_top`.
+    bfloat16 where that is safe. Each rank, context and seed is kept as soon as it is done. All else as in `train_top`.
     """
     library("peft")
     tasks, encoder, tokenizer = _read(group, ranks, seeds, data, recipe)
-    coded = {
-        name: {split: _code(tokenizer, task, split, recipe.length) for split in SPLITS} for name, task in tasks.items()
-    }
-    inputs = {
-        name: [*(fingerprint(part) for part in both.values()), tasks[name].outputs] for name, both in coded.items()
-    }
+    coded = {n: {s: _code(tokenizer, task, s, recipe.length) for s in SPLITS} for n, task in tasks.items()}
+    inputs = {n: [*map(fingerprint, both.values()), tasks[n].outputs] for n, both in coded.items()}
     weights, base, tables = fingerprint(encoder.state_dict()), staleness.key(modules=[__name__]), []
     for seed, rank, (i, j) in product(map(int, seeds), map(int, ranks), SETTINGS):
         pair, alpha = (group.alice[i], group.bob[j]), adapters.alpha(rank, group.alpha_rule)
         parameters = [weights, [inputs[name] for name in pair], rank, alpha, i, j, seed, asdict(recipe)]
-
-        def compute(
-            pair: Pair = pair, at: Setting = (i, j), rank: int = rank, alpha: float = alpha, seed: int = seed
-        ) -> pd.DataFrame:
-            outputs = [tasks[name].outputs for name in pair]
-            table = _train_pair(encoder, [coded[name] for name in pair], outputs, at, rank, alpha, seed, recipe)
-            return table.assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
-
+        data_of, outputs = [coded[name] for name in pair], [tasks[name].outputs for name in pair]
+        compute = partial(_train_pair, encoder, data_of, outputs, (i, j), rank, alpha, seed, recipe)
         tables.append(cached(Path(store) / "run", {**base, "parameters": parameters}, compute))
     return _wide(pd.concat(tables, ignore_index=True), group, tasks, recipe)
 
@@ -322,14 +272,7 @@ def _code(tokenizer: Any, task: Task, split: str, length: int) -> Tokens:
 
 
 def _train_pair(
-    encoder: Any,
-    data: Sequence[Mapping[str, Tokens]],
-    outputs: Sequence[int],
-    at: Setting,
-    rank: int,
-    alpha: float,
-    seed: int,
-    recipe: Recipe,
+    encoder: Any, data: list[Coded], outputs: list[int], at: Setting, rank: int, alpha: float, seed: int, recipe: Recipe
 ) -> pd.DataFrame:
     """One encoder with adapters in all its layers and two heads: one row per recorded epoch and kind of outcomes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -348,6 +291,10 @@ def _train_pair(
         # A multiple choice has one score for each option, other tasks have one option and a score for each class.
         return answers.float().reshape(len(rows), -1)
 
+    def loss(head: int, rows: Array) -> Tensor:
+        part = data[head]["train"]
+        return functional.cross_entropy(logits(head, part, rows), torch.from_numpy(part["labels"][rows]).to(device))
+
     @torch.no_grad()
     def judged(head: int, part: Tokens) -> dict[str, Array]:
         parts = np.array_split(np.arange(len(part["labels"])), range(64, len(part["labels"]), 64))
@@ -355,8 +302,7 @@ def _train_pair(
 
     with torch.random.fork_rng():
         for task, n in zip(tasks, outputs, strict=True):
-            # A head starts alike whoever the partner is.
-            reseed(0, *task)
+            reseed(0, *task)  # a head starts alike whoever the partner is
             heads.append(torch.nn.Linear(width, n))
         reseed(1)
         adapted = peft_model(encoder, adapters.LAYERS, rank, alpha, recipe.dropout).to(device)
@@ -370,11 +316,7 @@ def _train_pair(
         for epoch in range(recipe.epochs + 1):
             adapted.train()
             for rows in _batches(seed, epoch, recipe) if epoch else ():
-                losses = []
-                for (head, setting), both in zip(tasks, data, strict=True):
-                    own = rows[head, setting]
-                    goals = torch.from_numpy(both["train"]["labels"][own]).to(device)
-                    losses.append(functional.cross_entropy(logits(head, both["train"], own), goals))
+                losses = [loss(head, rows[head, setting]) for head, setting in tasks]
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -382,12 +324,10 @@ def _train_pair(
                 adapted.eval()
                 alice, bob = ({s: judged(head, both[s]) for s in SPLITS} for head, both in enumerate(data))
                 tables.append(_rows(alice, bob).assign(epoch=epoch))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).assign(rank=rank, seed=seed, context=f"{at[0] + 1}{at[1] + 1}")
 
 
-def _read(
-    group: Group, ranks: Numbers, seeds: Numbers, data: Folder | None, recipe: Recipe
-) -> tuple[dict[str, Task], Any, Any]:
+def _read(group: Group, ranks: Numbers, seeds: Numbers, data: Folder | None, recipe: Recipe) -> tuple[Named, Any, Any]:
     """The tasks by name, the encoder and its tokenizer; ValueError for whatever is wrong with what a study is given."""
     checks.integers("ranks", ranks, 1)
     checks.integers("seeds", seeds, 0)
@@ -396,7 +336,6 @@ def _read(
     encoder, tokenizer = load_encoder(group.model)
     width = encoder.config.hidden_size
     if max(ranks) > width:
-        raise ValueError(
-            f"a rank above the layer's width can add nothing: give ranks from 1 to {width}; got {list(ranks)}"
-        )
+        above = "a rank above the layer's width can add nothing"
+        raise ValueError(f"{above}: give ranks from 1 to {width}; got {list(ranks)}")
     return tasks, encoder, tokenizer

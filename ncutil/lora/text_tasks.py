@@ -22,9 +22,6 @@ Row = Mapping[str, Any]
 VARIABLE = "NCUTIL_LORA_DATA"
 """Environment variable that names a folder of data sets."""
 
-HUB = "hub"
-"""In place of a folder: read the data sets by name from the Hugging Face hub."""
-
 FORMS = {"text": ("text",), "pair": ("sentence1", "sentence2"), "choice": ("question", "choices")}
 """Columns of a data set beside `label`, by its form."""
 
@@ -46,14 +43,11 @@ def _mathqa(row: Row) -> Row:
 
 _ON_HUB: dict[str, tuple[str, str | None, str, Callable[[Row], Row]]] = {
     "sst2": ("nyu-mll/glue", "sst2", "validation", lambda row: {"text": row["sentence"], "label": row["label"]}),
-    "mrpc": ("nyu-mll/glue", "mrpc", "validation", lambda row: row),
+    "mrpc": ("nyu-mll/glue", "mrpc", "validation", dict),
     "commonsenseqa": ("tau/commonsense_qa", None, "validation", _commonsenseqa),
     # The original is a loading script, which `datasets` no longer runs; this is the same rows as Parquet.
     "mathqa": ("regisss/math_qa", None, "test", _mathqa),
-    **{
-        f"pawsx_{lang}": ("google-research-datasets/paws-x", lang, "test", lambda row: row)
-        for lang in ("en", "de", "fr", "es")
-    },
+    **{f"pawsx_{k}": ("google-research-datasets/paws-x", k, "test", dict) for k in ("en", "de", "fr", "es")},
 }
 """Where a task lives on the hub: repository, configuration, split with public labels that is held out, its row."""
 
@@ -61,48 +55,39 @@ _ON_HUB: dict[str, tuple[str, str | None, str, Callable[[Row], Row]]] = {
 def read_task(name: str, examples: int, held_out: int, *, data: str | Path | None = None) -> Task:
     """Read a task: as many training and held-out examples as asked, a fixed random subset of the data set.
 
-    Parameters
-    ----------
-    name : data set, such as "polarity" or "mathqa"
-    examples, held_out : rows to take of its training and of its test file
-    data : folder with `NAME_train.jsonl` and `NAME_test.jsonl`, or "hub"; by default the folder in NCUTIL_LORA_DATA
+    - name : data set, such as "polarity" or "mathqa"
+    - examples, held_out : rows to take of its training and of its test file
+    - data : folder with `NAME_train.jsonl` and `NAME_test.jsonl`, or "hub"; by default the folder in NCUTIL_LORA_DATA
 
-    Raises
-    ------
-    ValueError
-        No such folder, file or data set, wrong columns, a row that does not fit, fewer rows than asked.
-    ConnectionError
-        The hub could not be reached.
+    Raises ValueError for a folder, file or data set that is not there, wrong columns, a row that does not fit and fewer
+    rows than asked; ConnectionError where the hub could not be reached.
     """
     where = data or os.environ.get(VARIABLE)
-    if where is None:
+    if where is None or (where != "hub" and not Path(where).is_dir()):
+        wrong = f"no data for {name!r}" if where is None else f"no folder {where}"
         hub = ", or -p data=hub to download" if name in _ON_HUB else ""
-        raise ValueError(
-            f"no data for {name!r}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}){hub}"
-        )
-    if where != HUB and not Path(where).is_dir():
-        needed = f"{name}_train.jsonl and {name}_test.jsonl"
-        raise ValueError(f"no folder {where}: give one with {needed} (-p data=FOLDER), or -p data=hub to download")
+        raise ValueError(f"{wrong}: give a folder with {name}_train.jsonl (-p data=FOLDER, or {VARIABLE}){hub}")
     files = {split: Path(where) / f"{name}_{split}.jsonl" for split in SPLITS}
-    rows = _hub_rows(name) if where == HUB else {split: _jsonl(path) for split, path in files.items()}
-    form, columns = _form(name, rows["train"][0])
+    rows = _hub_rows(name) if where == "hub" else {split: _jsonl(path) for split, path in files.items()}
+    here = rows["train"][0].keys()
+    form = next((form for form, columns in FORMS.items() if {*columns, "label"} <= here), None)
+    if form is None:
+        known = "; ".join(", ".join((*columns, "label")) for columns in FORMS.values())
+        raise ValueError(f"{name} has the columns {', '.join(here)}; expected one of: {known}")
     classes = _classes(f"{name}, train", rows["train"]) if form != "choice" else []
     splits = {}
     for split, asked in (("train", examples), ("test", held_out)):
         found = rows[split]
         if asked < 1 or len(found) < asked:
-            raise ValueError(
-                f"{name}: {asked} {split} examples asked, the data set has {len(found)}: "
-                f"ask for 1 to {len(found)} (-p examples={len(found)})"
-            )
+            most = f"ask for 1 to {len(found)} (-p examples={len(found)})"
+            raise ValueError(f"{name}: {asked} {split} examples asked, the data set has {len(found)}: {most}")
         chosen = np.random.default_rng(SUBSET).permutation(len(found))[:asked]
-        splits[split] = _split(f"{name}, {split}", [found[at] for at in chosen], form, columns, classes)
+        splits[split] = _split(f"{name}, {split}", [found[at] for at in chosen], form, classes)
     if len(classes) == 1:
         raise ValueError(f"{name}: there is nothing to tell apart, every row has the label {classes[0]!r}")
     if form == "choice" and len({len(options) for split in splits.values() for options in split.inputs}) > 1:
         raise ValueError(f"{name}: every question must have the same number of choices")
-    options = len(splits["train"].inputs[0])
-    return Task(name, splits["train"], splits["test"], len(classes) or 1, options)
+    return Task(name, splits["train"], splits["test"], len(classes) or 1, len(splits["train"].inputs[0]))
 
 
 def _jsonl(path: Path) -> list[Row]:
@@ -115,15 +100,13 @@ def _jsonl(path: Path) -> list[Row]:
         raise ValueError(f"{path} is not UTF-8 text ({one_line(error)}): save it as UTF-8") from None
     rows: list[Row] = []
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
         try:
-            row = json.loads(line)
+            row = json.loads(line) if line.strip() else {}
         except ValueError:
             row = None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: expected a JSON object a line, got {line[:40]!r}")
-        rows.append(row)
+        rows += [row] if line.strip() else []
     if not rows:
         raise ValueError(f"{path} has no rows")
     return rows
@@ -142,14 +125,6 @@ def _hub_rows(name: str) -> dict[str, list[Row]]:
     return {split: [row for row in found if row["label"] != -1] for split, found in rows.items()}
 
 
-def _form(name: str, row: Row) -> tuple[str, tuple[str, ...]]:
-    for form, columns in FORMS.items():
-        if {*columns, "label"} <= row.keys():
-            return form, columns
-    known = "; ".join(", ".join((*columns, "label")) for columns in FORMS.values())
-    raise ValueError(f"{name} has the columns {', '.join(row)}; expected one of: {known}")
-
-
 def _classes(where: str, rows: Sequence[Row]) -> list[Any]:
     """The labels of a class data set in a fixed order: those of its training rows."""
     for number, row in enumerate(rows, 1):
@@ -159,16 +134,15 @@ def _classes(where: str, rows: Sequence[Row]) -> list[Any]:
     return sorted({row["label"] for row in rows}, key=str)
 
 
-def _split(where: str, rows: Sequence[Row], form: str, columns: tuple[str, ...], classes: list[Any]) -> Split:
-    texts: list[list[tuple[str, str | None]]] = []
-    labels: list[int] = []
+def _split(where: str, rows: Sequence[Row], form: str, classes: list[Any]) -> Split:
+    texts, labels = list[list[tuple[str, str | None]]](), list[int]()
     for row in rows:
-        first, *rest = (row.get(column) for column in columns)
+        first, *rest = map(row.get, FORMS[form])
         options = (rest[0] if isinstance(rest[0], list) else []) if form == "choice" else rest or [None]
         known: Sequence[Any] = range(len(options)) if form == "choice" else classes
         fits = isinstance(first, str) and all(isinstance(option, str) or form == "text" for option in options)
         if not fits or row.get("label") not in known:
-            wanted = f"{', '.join(columns)} as text and a label among {list(known)}"
+            wanted = f"{', '.join(FORMS[form])} as text and a label among {list(known)}"
             raise ValueError(f"{where}: expected {wanted}, got {json.dumps(row, ensure_ascii=False)[:120]}")
         texts.append([(str(first), option) for option in options])
         labels.append(known.index(row["label"]))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ncutil.lora.adapters import LAYERS
 from ncutil.lora.encoders import States
+from ncutil.lora.tasks import Numbers
 
 Setting = tuple[int, int]
 
@@ -30,23 +31,13 @@ class TopLayer:
     Factors have shape (ranks, 2, 2, ...), Alice's setting and Bob's on the middle axes, and are padded with zeros to
     the largest rank as in `ncutil.lora.adapters`. A head, and the adapters of any rank, start alike in every context.
 
-    Parameters
-    ----------
-    layer : the frozen last layer, a BertLayer of transformers
-    outputs : classes of each task, by (side, setting)
-    ranks, alphas : of the adapters; an adapter's product is multiplied by alpha / rank
-    seed : draws the adapters and the heads
-    rate : learning rate of Adam, without decay
+    - layer : the frozen last layer, a BertLayer of transformers; outputs : classes of each task, by (side, setting)
+    - ranks, alphas : of the adapters; an adapter's product is multiplied by alpha / rank
+    - seed : draws the adapters and the heads; rate : learning rate of Adam, without decay
     """
 
     def __init__(
-        self,
-        layer: Any,
-        outputs: Mapping[Setting, int],
-        ranks: Sequence[int],
-        alphas: Sequence[float],
-        seed: int,
-        rate: float,
+        self, layer: Any, outputs: dict[Setting, int], ranks: Numbers, alphas: list[float], seed: int, rate: float
     ) -> None:
         self.layer, self.ranks, at = layer, list(ranks), layer.attention.self
         self.heads, width, most = at.num_attention_heads, at.query.in_features, max(ranks)
@@ -71,12 +62,8 @@ class TopLayer:
     def logits(self, side: int, setting: int, batch: Sequence[Tensor]) -> Tensor:
         """Answers of Alice's (side 0) or Bob's head, (ranks, settings of the partner, examples, classes)."""
         hidden, keys, values, mask = batch[:4]
-        own = {
-            name: [
-                (x[name][:, setting] if side == 0 else x[name][:, :, setting]).flatten(0, 1) for x in (self.a, self.b)
-            ]
-            for name in LAYERS
-        }
+        at = (slice(None), setting) if side == 0 else (slice(None), slice(None), setting)
+        own = {name: [x[name][at].flatten(0, 1) for x in (self.a, self.b)] for name in LAYERS}
 
         def split(x: Tensor) -> Tensor:
             return x.reshape(*x.shape[:-1], self.heads, -1)
