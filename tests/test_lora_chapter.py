@@ -1,6 +1,5 @@
 """The chapter on the LoRA study with real encoders and data sets: tiny ones, in the layout of the real ones."""
 
-import hashlib
 import json
 import shutil
 from functools import partial
@@ -18,6 +17,7 @@ from conftest import ROOT, cli, copy_project
 from ncpress.project import Project, read_chapter
 from ncutil.evidence import claims
 from ncutil.ground import staleness
+from ncutil.ground.files import checksum
 from ncutil.lora import adapters, tables, text_study
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'lora'")
@@ -167,7 +167,7 @@ def test_published_table_is_read_only_with_its_own_record(tmp_path: Path, name: 
     source, path = ROOT / "book" / "results" / f"lora-{name}.csv", tmp_path / f"lora-{name}.csv"
     table, record = tables.published(source)
     assert len(table) > 100
-    assert record["table_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert record["table_checksum"] == checksum(source)
     assert tables.published(path) is None
     path.write_bytes(source.read_bytes())
     with pytest.raises(ValueError, match=rf"lora-{name}.json is missing: git restore .*lora-{name}.json$"):

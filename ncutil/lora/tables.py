@@ -1,6 +1,5 @@
 """Tables that are kept: those that a run has finished, and the published ones."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ncutil.ground import staleness
-from ncutil.ground.files import replacing
+from ncutil.ground.files import checksum, replacing
 
 
 def cached(place: Path, key: staleness.Key, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -35,6 +34,6 @@ def published(path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     if not beside.is_file():
         raise ValueError(f"{beside} is missing: git restore {beside}")
     record = json.loads(beside.read_text(encoding="utf-8"))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record["table_sha256"]:
+    if checksum(path) != record["table_checksum"]:
         raise ValueError(f"{path} is not what its record names: git restore {path} {beside}")
     return pd.read_csv(path), record

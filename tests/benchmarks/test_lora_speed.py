@@ -90,7 +90,6 @@ def test_a_whole_group_per_second(benchmark: Any) -> None:
 
 def main() -> None:
     """Write the table that the book shows, with the record of its run."""
-    import hashlib
     from datetime import UTC, datetime
 
     import pandas as pd
@@ -98,7 +97,7 @@ def main() -> None:
 
     from ncpress import execution as press
     from ncutil.ground import staleness
-    from ncutil.ground.files import cores, write_json
+    from ncutil.ground.files import checksum, cores, write_json
 
     root = Path(__file__).parents[2]
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
@@ -123,7 +122,7 @@ def main() -> None:
         "format": 1,
         "study": "speed",
         "table": RESULT.name,
-        "table_sha256": hashlib.sha256(RESULT.read_bytes()).hexdigest(),
+        "table_checksum": checksum(RESULT),
         "command": "python tests/benchmarks/test_lora_speed.py",
         "parameters": {"ranks": RANKS, "seeds": SEEDS, "epochs": EPOCHS, "sampled": SAMPLED, "texts": texts.SIZE},
         **context,
