@@ -259,22 +259,11 @@ def test_reached_modules_follow_imports(clone: Path) -> None:
         cells = chapters[name].code_cells
         return set(staleness.reach(set().union(*(staleness.imported(cell.source) for cell in cells)), root=clone))
 
-    assert reached("01-alpha") == {
-        "ncutil",
-        "ncutil.bell",
-        "ncutil.bell.chsh",
-        "ncutil.evidence",
-        "ncutil.evidence.claims",
-        "ncutil.evidence.outputs",
-    }
-    assert reached("02-beta") == {
-        "ncutil",
-        "ncutil.evidence",
-        "ncutil.evidence.claims",
-        "ncutil.evidence.figures",
-        "ncutil.evidence.outputs",
-        "ncutil.evidence.stats",
-    }
+    alpha, beta = reached("01-alpha"), reached("02-beta")
+    assert {"ncutil", "ncutil.bell", "ncutil.bell.chsh", "ncutil.evidence.claims", "ncutil.evidence.outputs"} <= alpha
+    assert {"ncutil.evidence.figures", "ncutil.evidence.outputs", "ncutil.evidence.stats"} <= beta
+    assert "ncutil.evidence.figures" not in alpha
+    assert "ncutil.bell.chsh" not in beta
 
 
 def test_changed_parameters_get_their_own_folder_and_show_in_the_code(built: Path) -> None:
