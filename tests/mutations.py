@@ -55,6 +55,54 @@ MUTATIONS = [
         "from hashlib import sha256\n\nimport ncutil.evidence.stats",
         "tests/test_repository.py::test_rooms_import_only_what_they_may",
     ),
+    Mutation(
+        "ncutil/evidence/claims.py",
+        "meets, fails = low > value, high <= value",
+        "meets, fails = low > value, high < value",
+        "tests/test_claims.py::test_verdict_of_one_estimate",
+    ),
+    Mutation(
+        "ncutil/evidence/stats.py",
+        "np.nanquantile(estimates, [tail, 1 - tail])",
+        "np.nanquantile(estimates, [0.025, 0.975])",
+        "tests/test_stats.py::test_bootstrap_covers_the_mean_of_few_runs",
+    ),
+    Mutation(
+        "ncutil/training/_kernel.py",
+        "return unit * (self.bits + 1) + bit",
+        "return unit * (self.bits + 1) + self.bits - bit",
+        "tests/test_ensembles.py::test_train_equals_reference",
+    ),
+    Mutation(
+        "ncutil/lora/adapters.py",
+        "(ALPHA_EXPONENTS[alpha_rule] - 1)",
+        "ALPHA_EXPONENTS[alpha_rule]",
+        "tests/test_lora.py::test_peft_trains_the_same_replica",
+    ),
+    Mutation(
+        "ncpress/markup.py",
+        're.compile(f"([{re.escape(string.punctuation)}])")',
+        're.compile("([*])")',
+        "tests/test_markup.py::test_literal_shows_what_was_given",
+    ),
+    Mutation(
+        "ncpress/parameters.py",
+        "if not wanted.least <= number <= wanted.largest:",
+        "if not wanted.least - 1 <= number <= wanted.largest:",
+        "tests/test_parameters.py::test_check_refuses_what_does_not_fit",
+    ),
+    Mutation(
+        "ncclass/marks.py",
+        "if who in recorded and _digest(new) == written:",
+        "if False:",
+        "tests/test_classroom.py::test_import_takes_two_copies_of_the_table_one_after_the_other",
+    ),
+    Mutation(
+        "ncclass/sandbox/isolation.py",
+        '"--unshare-net", ',
+        "",
+        "tests/test_sandbox.py::TestSight::test_no_network",
+    ),
 ]
 
 
