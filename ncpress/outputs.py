@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 
+from ncpress.project import PressError
+from ncpress.verdicts import read_claims
 from ncutil.evidence import claims
 from ncutil.evidence.outputs import CLAIM_MIME, TABLE_MIME
 from ncutil.ground.files import write
@@ -35,8 +37,9 @@ def handle_mime(renderer: "NbElementRenderer", data: "MimeData", inline: bool) -
         environment.note_dependency(str(claims.place()))
         record: Any = data.content
         try:
+            read_claims()  # says in one line what is wrong with the file
             return [verdict_box(claims.judge(record["id"], record["estimate"], record["interval"]))]
-        except ValueError as error:
+        except (ValueError, PressError) as error:
             renderer.logger.warning(str(error), line=data.line)
             return []
     if data.mime_type == TABLE_MIME:

@@ -1,5 +1,7 @@
 """Text of machines and persons on pages: what is shown is what was given."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -15,10 +17,11 @@ from sphinx.util.nodes import is_smartquotable
 
 from ncpress import assignments, verdicts
 from ncpress.markup import code, literal
-from ncpress.outputs import verdict_box
+from ncpress.outputs import handle_mime, verdict_box
 from ncpress.pages import headings, run_box
 from ncpress.project import Project
 from ncutil.evidence.claims import REPRODUCED, Claim, Finding
+from ncutil.evidence.outputs import CLAIM_MIME
 
 PROCESSORS = [
     "Intel(R) Xeon(R) Processor @ 2.50GHz",
@@ -112,3 +115,23 @@ def test_table_of_problem_sets_keeps_a_bar(tmp_path):
     page = MarkdownIt().enable("table").render(assignments.table(Project(tmp_path)))
     cells = [cell.get_text() for cell in BeautifulSoup(page, "html.parser").find_all("td")]
     assert cells == ["01-set", "What $P(a|b)$ is", "You tell a|b from b.", "0", "0 min"]
+
+
+def test_renderer_warns_of_a_broken_file_of_claims(tmp_path, monkeypatch):
+    broken = tmp_path / "claims.yml"
+    broken.write_text("- id: alone\n")
+    monkeypatch.setattr(verdicts, "place", lambda: broken)
+    verdicts.read_claims.cache_clear()
+    said = []
+    renderer = SimpleNamespace(
+        renderer=SimpleNamespace(sphinx_env=SimpleNamespace(note_dependency=lambda path: None)),
+        logger=SimpleNamespace(warning=lambda text, line: said.append(text)),
+    )
+    record = {"id": "alone", "estimate": 1.0, "interval": [1.0, 1.0]}
+    data = SimpleNamespace(mime_type=CLAIM_MIME, content=record, line=1)
+    try:
+        assert handle_mime(renderer, data, inline=False) == []
+    finally:
+        verdicts.read_claims.cache_clear()
+    assert len(said) == 1
+    assert "claims.yml: claim 'alone'" in said[0]
