@@ -373,7 +373,7 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
         ({"ranks": []}, "need ranks"),
         ({"ranks": [2.5]}, r"need ranks.*got \[2.5\]"),
         ({"ranks": ["2"]}, "need ranks"),
-        ({"ranks": "2"}, "need ranks.*got 2"),
+        ({"ranks": "2"}, "need ranks.*got '2'"),
         ({"ranks": None}, "need ranks.*got None"),
         ({"ranks": 2}, "need ranks.*got 2"),
         ({"ranks": [2, 2]}, "each once"),
