@@ -129,8 +129,8 @@ def judge(claim_id: str, estimate: Estimate, interval: Interval) -> Finding:
     return Finding(claim, np.asarray(estimate, float).tolist(), np.asarray(interval, float).tolist(), outcome)
 
 
-def record(claim_id: str, estimate: Estimate, interval: Interval) -> str:
-    """Record what this run found about a claim, show the verdict and return it.
+def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
+    """Record what this run found about a claim, and show the verdict.
 
     Parameters and errors are those of `judge`. The record holds the estimate and the interval, not the verdict: a
     criterion that changes later changes the verdict of a kept run.
@@ -139,7 +139,6 @@ def record(claim_id: str, estimate: Estimate, interval: Interval) -> str:
     text = f"{found.verdict} ({found.claim.criterion}; got {describe(found.estimate, found.interval)})"
     data = {"id": claim_id, "estimate": found.estimate, "interval": found.interval}
     show({CLAIM_MIME: data, "text/plain": f"{claim_id}: {text}"})
-    return found.verdict
 
 
 def value(name: str, number: float, interval: Sequence[float] | None = None, *, digits: int = 2) -> None:

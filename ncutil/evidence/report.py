@@ -131,7 +131,8 @@ class Report:
         if missing := [e.missing for e in several if e.missing]:
             show({"text/plain": f"{claim}: {NOT_AVAILABLE} in this run ({missing[0]})"})
         else:
-            self.verdicts[claim] = claims.record(claim, *evidence)
+            claims.record(claim, *evidence)
+            self.verdicts[claim] = claims.judge(claim, *evidence).verdict
 
     def say(self, name: str, text: str | Mapping[Hashable, str], by: Hashable = None) -> None:
         """Put a text under {glue:text}`name`, or the one of several whole sentences that belongs to the outcome `by`.
