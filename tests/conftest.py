@@ -23,7 +23,7 @@ settings.load_profile("book")
 ROOT = Path(__file__).parents[1]
 
 TIERS = {
-    "unit": "everything else: no build, no browser, no sandbox; under a minute on two cores",
+    "unit": "everything else: no build, no browser, no sandbox",
     "build": "whole commands and studies: chapters, books, environments, type checks",
     "browser": "built pages in a Chromium",
     "sandbox": "programs in the grading sandbox",
@@ -39,9 +39,12 @@ TIER_OF_FILE = {
     "test_problem_sets": "classroom",
     "test_sandbox": "sandbox",
     "test_site": "browser",
+    "test_texts": "build",
 }
 
 TIER_OF_TEST = {
+    "test_ncnet_runs_where_a_draw_leaves_a_group_empty": "build",
+    "test_sweep_that_is_stopped_ends_and_continues": "build",
     "test_a_study_that_is_stopped_ends_at_once_and_keeps_what_is_finished": "build",
     "test_chapter_runs_on_a_users_file_with_every_check": "build",
     "test_checkers_are_content": "build",
