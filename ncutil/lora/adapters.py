@@ -3,15 +3,15 @@
 LoRA (Hu et al. 2022) leaves a weight matrix W as it is and trains a product of low rank beside it, W + alpha / r * B A.
 Here R adapters with ranks of their own stand on each layer: A (R, largest rank, inputs) is random, with zeros in the
 rows beyond a replica's rank; B (R, outputs, largest rank) is 0, so that training starts from the frozen model. Where
-both factors are 0 both gradients are 0, so a padded row stays exactly 0 and all ranks train in one program.
+both factors are 0 both gradients are 0, so a padded row stays exactly 0 and several ranks can train in one program.
 
-A *replica* is one adapted encoder with two heads, Alice's and Bob's, trained on the pair of tasks of one context; a
-*run* is the four replicas of one rank and seed. Explained in the chapter on the LoRA study.
+A *replica* is one adapted encoder with two heads, Alice's and Bob's, trained on one pair of tasks; a *run* is the four
+replicas of one rank and seed, one for each context. Explained in the chapter on the LoRA study.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
@@ -30,7 +30,7 @@ from ncutil.lora.extras import peft_model
 from ncutil.lora.tasks import SPLITS, Array, Numbers, Tasks
 
 LAYERS = ("query", "value")
-"""Names of the linear layers that get an adapter, as in the LoRA paper."""
+"""Names of the linear layers that get an adapter unless others are named: those of the LoRA paper."""
 
 RATE = 5e-3
 """Learning rate of Adam."""
@@ -40,11 +40,20 @@ ALPHA_EXPONENTS = {"sqrt": 0.5, "fixed": 0.0, "linear": 1.0}
 """How alpha follows the rank, by the name of the rule: alpha = ALPHA * r**exponent. All rules agree at rank 1."""
 
 LEARNT, CHANCE, BLOWN, CONSTANT, PATIENCE = 0.5, 0.9, 2.0, 1e-3, 480
-"""What `diverged` goes by: losses in units of log 2, a standard deviation of logits, and a number of updates."""
+"""What `diverged` goes by: losses in units of a guess, a standard deviation of probabilities, a number of updates."""
+
+NARROW = 64
+"""Up to this width all ranks of a seed are one program, padded; above it each rank has its own, without padding."""
 
 CONTEXTS = ("11", "12", "21", "22")
 BY_HEAD = [f"{what}_{side}{context}" for what in ("loss", "spread") for side in "ab" for context in CONTEXTS]
-"""Columns that `diverged` goes by: loss, and standard deviation of logits, of each head in each training context."""
+"""Columns that `diverged` goes by: loss, and spread of the probabilities, of each head in each training context."""
+
+NO_CLASS = -1e4
+"""Logit of a class that a task does not have, where the other head's task has more."""
+
+Pairs = Sequence[tuple[int, int]]
+"""Numbers of Alice's and of Bob's task, a pair for each replica of a rank."""
 
 
 def alpha(rank: int, rule: str = "sqrt") -> float:
@@ -90,13 +99,21 @@ class Adapter(nn.Module):
         """What each replica adds to the weight, scale * B A, (R, outputs, inputs)."""
         return self.scale * self.b @ self.a
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.merged is not None:
-            return cast(Tensor, self.base(x))
-        # Adding the update to the weight first costs less than two thin products wherever a rank is near the width.
-        weight = (self.base.weight + self.update).mT
-        mine = x.reshape(len(self.a), -1, x.shape[-1])
-        return torch.baddbmm(self.base.bias, mine, weight).reshape(*x.shape[:-1], -1)
+    def forward(self, x: Tensor, product: Tensor | None = None) -> Tensor:
+        """Output for x; `product` is what the frozen layer makes of x, where that is known already."""
+        if self.merged is None:
+            mine, (out, inputs) = x.reshape(len(self.a), -1, x.shape[-1]), self.base.weight.shape
+            # The full update costs as much as a batch of this size; below it, two thin products cost less.
+            if mine.shape[1] * (out + inputs) < out * inputs:
+                added = mine @ self.a.mT @ (self.scale * self.b).mT
+            elif product is not None:
+                added = mine @ self.update.mT
+            else:
+                both = mine @ (self.base.weight + self.update).mT
+                both = both if self.base.bias is None else both + self.base.bias
+                return both.reshape(*x.shape[:-1], -1)
+            return added.reshape(*x.shape[:-1], -1) + (self.base(x) if product is None else product)
+        return cast(Tensor, self.base(x))
 
     @torch.no_grad()
     def merge(self, replica: int = 0) -> None:
@@ -115,12 +132,14 @@ class Adapter(nn.Module):
         self.merged = None
 
 
-def adapt(model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "sqrt") -> nn.Module:
-    """A frozen copy of a model with an `Adapter` on each layer in `LAYERS`, ValueError if it has none of these."""
+def adapt(
+    model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "sqrt", layers: Sequence[str] = LAYERS
+) -> nn.Module:
+    """A frozen copy of a model with an `Adapter` on each layer of these names, ValueError if it has none of them."""
     adapted = copy.deepcopy(model).requires_grad_(False)
-    found = [name for name, module in adapted.named_modules() if name.split(".")[-1] in LAYERS]
+    found = [name for name, module in adapted.named_modules() if name.split(".")[-1] in layers]
     if not found:
-        raise ValueError(f"the model has no linear layer named {' or '.join(LAYERS)}")
+        raise ValueError(f"the model has no linear layer named {' or '.join(layers)}")
     for number, name in enumerate(found):
         parent, _, child = name.rpartition(".")
         layer = cast(nn.Linear, adapted.get_submodule(name))
@@ -131,45 +150,137 @@ def adapt(model: nn.Module, ranks: Numbers, seeds: Numbers, alpha_rule: str = "s
 
 
 class Replicas(nn.Module):
-    """Adapted encoders with Alice's head and Bob's, for all contexts and ranks of one seed, as precise as the model.
+    """Adapted encoders with Alice's head and Bob's, for all pairs of tasks and ranks of one seed.
 
-    Replicas are ordered by rank, then context 11, 12, 21, 22. A task's head starts alike in both of its contexts.
+    Replicas are ordered by rank, then as `pairs`. A task's head starts alike whatever the other task is.
+
+    - model : maps inputs (n, ...) to states (n, width)
+    - classes : how many each of Alice's tasks has, and each of Bob's
+    - pairs : of tasks, by default all
     """
 
-    def __init__(self, model: nn.Module, ranks: Numbers, seed: int, alpha_rule: str = "sqrt") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        ranks: Numbers,
+        seed: int,
+        classes: Sequence[Numbers] = ((2, 2), (2, 2)),
+        *,
+        pairs: Pairs = (),
+        alpha_rule: str = "sqrt",
+        layers: Sequence[str] = LAYERS,
+    ) -> None:
         super().__init__()
-        each = [rank for rank in ranks for _ in CONTEXTS]
-        self.encoder = adapt(model, each, [seed] * len(each), alpha_rule)
-        b = next(module.b for module in self.encoder.modules() if isinstance(module, Adapter))
-        width = b.shape[1]
-        alice, bob = np.random.default_rng([seed, 0, 1]).uniform(-1, 1, (2, 2, width)) / math.sqrt(width)
-        start = np.tile(np.array([*product(alice, bob)], np.float32), (len(ranks), 1, 1))
-        self.weight = nn.Parameter(torch.tensor(start, dtype=b.dtype))  # (R, 2 heads, width)
-        self.bias = nn.Parameter(torch.zeros(len(each), 2, dtype=b.dtype))
+        self.pairs = list(pairs) or [(i, j) for i in range(len(classes[0])) for j in range(len(classes[1]))]
+        each = [rank for rank in ranks for _ in self.pairs]
+        self.encoder = adapt(model, each, [seed] * len(each), alpha_rule, layers)
+        b = next(module.b for module in reversed([*self.encoder.modules()]) if isinstance(module, Adapter))
+        width, most = b.shape[1], max(map(max, classes))
+        first = np.random.default_rng([seed, 0, 1]).uniform(-1, 1, (2, max(map(len, classes)), width, most))
+        start = np.array([[first[0, i], first[1, j]] for i, j in self.pairs], np.float32) / math.sqrt(width)
+        known = np.array([[classes[0][i], classes[1][j]] for i, j in self.pairs])
+        beyond = np.where(np.arange(most) < known[..., None], 0, NO_CLASS)[:, :, None]
+        self.weight = nn.Parameter(torch.tensor(np.tile(start, (len(ranks), 1, 1, 1)), dtype=b.dtype))
+        self.bias = nn.Parameter(torch.zeros(len(each), 2, 1, most, dtype=b.dtype))
+        self.beyond: Tensor
+        self.register_buffer("beyond", torch.tensor(np.tile(beyond, (len(ranks), 1, 1, 1)), dtype=b.dtype))
+        self.guess = torch.tensor(np.tile(np.log(known), (len(ranks), 1)))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (R, samples, 2) for inputs (R, sides, samples, words): one side if both heads see the same, or two."""
-        count, sides, samples, words = inputs.shape
-        states = self.encoder(inputs.reshape(-1, words)).reshape(count, sides, samples, -1)
-        logits = torch.einsum("rsnd,rhd->rsnh", states, self.weight)
-        seen = logits[:, 0] if sides == 1 else torch.stack([logits[:, 0, :, 0], logits[:, 1, :, 1]], -1)
-        return seen + self.bias[:, None]
+        """Logits (R, 2 heads, samples, classes) for inputs (R, sides, samples, ...).
+
+        There is one side if both heads see the same, else two.
+        """
+        count, sides, samples = inputs.shape[:3]
+        states = self.encoder(inputs.flatten(0, 2)).reshape(count, sides, samples, -1)
+        return cast(Tensor, states @ self.weight + self.bias + self.beyond)
 
 
 class Data(NamedTuple):
-    """Inputs (4 contexts, sides, samples, words) and goals (4 contexts, samples, 2) of one split."""
+    """One split: what Alice's tasks show (a tensor each, (samples, ...)) and ask, and what Bob's do."""
 
-    inputs: Tensor
-    goals: Tensor
+    inputs: tuple[list[Tensor], list[Tensor]]
+    goals: tuple[list[Tensor], list[Tensor]]
+
+    def batch(self, pairs: Pairs, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Inputs (pairs, sides, samples, ...), one side where all tasks share their inputs; goals (pairs, 2, samples).
+
+        These are the samples with the numbers `rows`.
+        """
+        goals = torch.stack([torch.stack([self.goals[0][i][rows], self.goals[1][j][rows]]) for i, j in pairs])
+        one = self.inputs[0][0]
+        if all(x is one for side in self.inputs for x in side):
+            return one[rows].expand(len(pairs), 1, *one[rows].shape), goals
+        return torch.stack([torch.stack([self.inputs[0][i][rows], self.inputs[1][j][rows]]) for i, j in pairs]), goals
 
 
-def contexts(tasks: Tasks, split: str = "train") -> Data:
-    """What the four contexts see and are asked; inputs that all tasks share are kept once, for both heads."""
-    pairs = [(getattr(a, split), getattr(b, split)) for a, b in product(*tasks)]
-    alike = all(np.array_equal(a.inputs, b.inputs) for a, b in pairs)
-    inputs = np.array([[a.inputs] if alike else [a.inputs, b.inputs] for a, b in pairs])
-    goals = np.array([np.stack([a.labels, b.labels], -1) for a, b in pairs])
-    return Data(torch.tensor(inputs), torch.tensor(goals, dtype=torch.float32))
+def data_of(tasks: Tasks, split: str = "train", device: str = "cpu") -> Data:
+    """What the tasks of each side show and ask; equal inputs are one tensor."""
+    shown: list[tuple[Array, Tensor]] = []
+
+    def tensor(array: Array) -> Tensor:
+        for known, same in shown:
+            if array is known or np.array_equal(array, known):
+                return same
+        shown.append((array, torch.as_tensor(array).to(device)))
+        return shown[-1][1]
+
+    parts = [[cast(Any, getattr(task, split)) for task in side] for side in tasks]
+    alice, bob = ([tensor(part.inputs) for part in side] for side in parts)
+    a, b = ([torch.as_tensor(part.labels, device=device).long() for part in side] for side in parts)
+    return Data((alice, bob), (a, b))
+
+
+class Record(NamedTuple):
+    """After an epoch: which samples of each split each head has right, (R, 2 heads, samples), +1 or -1; on the training
+    samples each head's loss, in units of a guess among its classes, and the spread of its probabilities, (R, 2)."""
+
+    epoch: int
+    right: dict[str, Array]
+    loss: Array
+    spread: Array
+
+
+def fit(
+    replicas: Replicas,
+    data: Mapping[str, Data],
+    seed: int,
+    *,
+    epochs: int,
+    record: Numbers,
+    rate: float = RATE,
+    batch: int = 32,
+    device: str = "cpu",
+) -> Iterator[Record]:
+    """Train replicas on the split "train" of some data, and say after some epochs what is right in every split.
+
+    Adam without decay on adapters and heads; the loss of a replica is the sum of its two heads' mean cross-entropies.
+    `seed` fixes the order of the samples. On a GPU the encoder runs in bfloat16.
+    """
+    replicas.to(device)
+    step = stepper(replicas, data["train"], rate)
+    for epoch in range(epochs + 1):
+        if epoch:
+            for rows in _batches(len(data["train"].goals[0][0]), batch, seed, epoch):
+                step(rows)
+        if epoch in record:
+            yield _record(replicas, data, epoch)
+
+
+class Trained(NamedTuple):
+    """What `train` gives.
+
+    - table : one row per `rank`, `seed`, recorded `epoch` and `outcomes`, "train" or "test", the samples on which a
+      head that is right scores +1, else -1. Columns beside these and those of `measures` (ij is the context):
+      `cij`, C = E[AB]; `acc_aij`, `acc_bij`, accuracy (0 to 1) of Alice's head of task i, of Bob's of task j; `loss`,
+      training loss in units of a guess, mean over contexts of the sum over heads; `diverged`, True on all rows of a
+      run that `diverged` marks by what was recorded of it
+    - outcomes : by (rank, seed, epoch) and split the outcomes themselves, (2, 2, 2, samples): Alice's task, Bob's task,
+      head, sample
+    """
+
+    table: pd.DataFrame
+    outcomes: dict[tuple[int, int, int], dict[str, Array]]
 
 
 def train(
@@ -182,14 +293,15 @@ def train(
     rate: float = RATE,
     batch: int = 32,
     alpha_rule: str = "sqrt",
+    layers: Sequence[str] = LAYERS,
     record: Numbers | None = None,
-) -> pd.DataFrame:
-    """Train every rank, context and seed, and say what came out epoch by epoch.
+    device: str = "cpu",
+) -> Trained:
+    """Train every rank, context and seed of four tasks with `fit`, and say what came out epoch by epoch.
 
-    All replicas of a seed are one tensor program, seeds run side by side on the machine's cores. Adam without decay on
-    adapters and heads; the loss of a replica is the sum of its two heads' mean logistic losses.
+    Programs run side by side on the machine's cores; each uses one thread.
 
-    - model : maps inputs (n, words) to states (n, width of the adapted layers); its layers in `LAYERS` get adapters
+    - model : maps inputs (n, ...) to states (n, width); its layers of the names `layers` get adapters
     - tasks : two by two, tasks[0] Alice's and tasks[1] Bob's
     - ranks : of the adapters, from 1 to the smaller side of the smallest adapted layer
     - seeds : integers from 0; a seed fixes A, the heads and the order of the samples, whatever the rank and the context
@@ -197,35 +309,33 @@ def train(
     - alpha_rule : how alpha follows the rank, one of `ALPHA_EXPONENTS`
     - record : epochs after which outcomes are taken, 0 = before training; by default the last
 
-    Returns one row per `rank`, `seed`, recorded `epoch` and `outcomes`, "train" or "test", the samples on which a head
-    that is right scores +1, else -1. The columns beside these and those of `measures` (ij is the context):
-
-    - `cij` : C = E[AB]; `acc_aij`, `acc_bij` : accuracy (0 to 1) of Alice's head of task i, of Bob's of task j
-    - `loss` : training loss in nats, mean over contexts of the sum over heads
-    - `diverged` : True on all rows of a run that `diverged` marks by what was recorded of it
-
     Raises ValueError for tasks that are not two by two or of different size, and settings that make no sense.
     """
     _check(tasks, ranks, seeds, epochs, rate, batch)
     kept = [epochs] if record is None else record
     checks.integers("record", kept, 0, epochs)
-    data = {split: contexts(tasks, split) for split in SPLITS}
+    checks.known("alpha rule", alpha_rule, ALPHA_EXPONENTS)
+    data = {split: data_of(tasks, split, device) for split in SPLITS}
+    classes = [[task.outputs for task in side] for side in tasks]
     updates = math.ceil(len(tasks[0][0].train.labels) / batch)
+    adapted = [m for name, m in model.named_modules() if name.split(".")[-1] in layers]
+    narrow = all(max(cast(nn.Linear, layer).weight.shape) <= NARROW for layer in adapted)
+    programs = [list(ranks)] if narrow else [[rank] for rank in ranks]
+    options = {"epochs": epochs, "record": kept, "rate": rate, "batch": batch, "device": device}
 
-    def one(seed: int) -> pd.DataFrame:
-        replicas = Replicas(model, ranks, seed, alpha_rule)
-        step, frames = stepper(replicas, data["train"], rate), []
-        for epoch in range(epochs + 1):
-            if epoch:
-                for part in _batches(data["train"], batch, seed, epoch):
-                    step(part)
-            if epoch in kept:
-                frames.append(_outcomes(replicas, data, ranks).assign(seed=seed, epoch=epoch))
+    def one(job: tuple[int, Numbers]) -> tuple[pd.DataFrame, dict[tuple[int, int, int], dict[str, Array]]]:
+        (seed, own), frames, outcomes = job, list[pd.DataFrame](), dict[tuple[int, int, int], dict[str, Array]]()
+        replicas = Replicas(model, own, seed, classes, alpha_rule=alpha_rule, layers=layers)
+        for found in fit(replicas, data, seed, **cast(Any, options)):
+            each = {split: right.reshape(len(own), 2, 2, 2, -1) for split, right in found.right.items()}
+            outcomes |= {(r, seed, found.epoch): {s: x[k] for s, x in each.items()} for k, r in enumerate(own)}
+            frames.append(_columns(found, each, own).assign(seed=seed, epoch=found.epoch))
         frame = pd.concat(frames, ignore_index=True)
-        return frame.drop(columns=BY_HEAD).assign(diverged=diverged(frame, updates))
+        return frame.drop(columns=BY_HEAD).assign(diverged=diverged(frame, updates)), outcomes
 
     with one_thread(), ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return measures(pd.concat(pool.map(one, seeds), ignore_index=True))
+        frames, outcomes = zip(*pool.map(one, product(seeds, programs)), strict=True)
+    return Trained(measures(pd.concat(frames, ignore_index=True)), {at: x for own in outcomes for at, x in own.items()})
 
 
 @contextmanager
@@ -239,23 +349,27 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _batches(data: Data, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
-    order = np.random.default_rng([seed, epoch, 2]).permutation(data.goals.shape[1])
-    return torch.split(torch.tensor(order), batch)
+def _batches(samples: int, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
+    return torch.split(torch.tensor(np.random.default_rng([seed, epoch, 2]).permutation(samples)), batch)
+
+
+def _cross_entropies(logits: Tensor, goals: Tensor) -> Tensor:
+    """Of each answer, in nats, (..., samples), for logits (..., samples, classes)."""
+    return functional.cross_entropy(logits.flatten(0, -2), goals.flatten(), reduction="none").reshape(goals.shape)
 
 
 def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], Tensor]:
-    """A function that does an update of Adam on the samples with some numbers; it returns the losses before it."""
-    times = len(replicas.bias) // len(CONTEXTS)
+    """A function that does an update of Adam on the samples with some numbers; it returns the losses (R,) before it."""
     optimizer = torch.optim.Adam([p for p in replicas.parameters() if p.requires_grad], lr=rate, fused=True)
     # Linux gives freed memory back after every update, and gets it again at the next, until one large block was freed.
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
-    def step(part: Tensor) -> Tensor:
+    def step(rows: Tensor) -> Tensor:
+        # Products of numbers that are almost 0 are many times slower on some processors.
+        torch.set_flush_denormal(True)
         optimizer.zero_grad()
-        logits = replicas(data.inputs[:, :, part].repeat(times, 1, 1, 1))
-        goals = data.goals[:, part].to(logits.dtype).repeat(times, 1, 1)
-        losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1).sum(-1)
+        logits, goals = _answers(replicas, data, rows)
+        losses = _cross_entropies(logits, goals).mean(-1).sum(-1)
         # Summed over replicas: the gradient of the sum is, replica by replica, the gradient of its own loss.
         losses.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -264,20 +378,47 @@ def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], T
     return step
 
 
-def losses(model: nn.Module, tasks: Tasks, ranks: Numbers, seed: int, *, epochs: int = 4, batch: int = 32) -> Array:
+def _answers(replicas: Replicas, data: Data, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    """Logits (R, 2, samples, classes) of some samples and what is right, (R, 2, samples)."""
+    inputs, goals = data.batch(replicas.pairs, rows)
+    times = len(replicas.bias) // len(replicas.pairs)
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
+        logits = replicas(inputs.repeat(times, *[1] * (inputs.ndim - 1)))
+    return logits if logits.dtype == torch.float64 else logits.float(), goals.repeat(times, 1, 1)
+
+
+def losses(
+    model: nn.Module,
+    tasks: Tasks,
+    ranks: Numbers,
+    seed: int,
+    *,
+    layers: Sequence[str] = LAYERS,
+    epochs: int = 4,
+    batch: int = 32,
+) -> Array:
     """Loss at every update of every replica of one seed, (updates, ranks, 4 contexts), in nats; trained as in `train`.
 
-    A model in double precision (`model.double()`) is trained in it.
+    A model in double precision (`model.double()`) is trained in it, on inputs that are numbers of words or double too.
     """
     _check(tasks, ranks, [seed], epochs, RATE, batch, least=1)
-    data = contexts(tasks)
-    step = stepper(Replicas(model, ranks, seed), data, RATE)
-    seq = [step(part) for epoch in range(1, epochs + 1) for part in _batches(data, batch, seed, epoch)]
+    data, classes = data_of(tasks), [[task.outputs for task in side] for side in tasks]
+    step = stepper(Replicas(model, ranks, seed, classes, layers=layers), data, RATE)
+    samples = len(tasks[0][0].train.labels)
+    seq = [step(rows) for epoch in range(1, epochs + 1) for rows in _batches(samples, batch, seed, epoch)]
     return torch.stack(seq).reshape(len(seq), len(ranks), 4).numpy()
 
 
 def losses_peft(
-    model: nn.Module, tasks: Tasks, rank: int, context: int, seed: int, *, epochs: int = 4, batch: int = 32
+    model: nn.Module,
+    tasks: Tasks,
+    rank: int,
+    context: int,
+    seed: int,
+    *,
+    layers: Sequence[str] = LAYERS,
+    epochs: int = 4,
+    batch: int = 32,
 ) -> Array:
     """Loss at every update of one replica, from where `losses` starts, with peft in a plain loop: a reference for it.
 
@@ -286,69 +427,83 @@ def losses_peft(
     _check(tasks, [rank], [seed], epochs, RATE, batch, least=1)
     if context not in range(len(CONTEXTS)):
         raise ValueError(f"context is 0 to 3, for {', '.join(CONTEXTS)}; got {context!r}")
-    data, seq = contexts(tasks), []
-    ours = Replicas(model, [rank], seed)
-    encoder = peft_model(model, LAYERS, rank, alpha(rank))
+    data, seq = data_of(tasks), []
+    pairs = [divmod(context, 2)]
+    ours = Replicas(
+        model, [rank], seed, [[task.outputs for task in side] for side in tasks], pairs=pairs, layers=layers
+    )
+    encoder = peft_model(model, layers, rank, alpha(rank))
     adapters = [module for module in ours.encoder.modules() if isinstance(module, Adapter)]
-    theirs = [module for name, module in encoder.named_modules() if name.split(".")[-1] in LAYERS]
-    heads = nn.Linear(ours.weight.shape[-1], 2, dtype=ours.weight.dtype)
+    theirs = [module for name, module in encoder.named_modules() if name.split(".")[-1] in layers]
+    alice, bob = (nn.Parameter(head.clone()) for head in ours.weight.detach()[0])
+    biases = nn.Parameter(ours.bias.detach()[0].clone())
     with torch.no_grad():
         for adapter, layer in zip(adapters, theirs, strict=True):
-            layer.lora_A["default"].weight.copy_(adapter.a[context])
-        heads.weight.copy_(ours.weight[context])
-        heads.bias.zero_()
-    optimizer = torch.optim.Adam([*(p for p in encoder.parameters() if p.requires_grad), *heads.parameters()], lr=RATE)
+            cast(Any, layer).lora_A["default"].weight.copy_(adapter.a[0])
+    learning = [*(p for p in encoder.parameters() if p.requires_grad), alice, bob, biases]
+    optimizer = torch.optim.Adam(learning, lr=RATE)
     for epoch in range(1, epochs + 1):
-        for part in _batches(data, batch, seed, epoch):
-            states = [encoder(inputs) for inputs in data.inputs[context][:, part]]
-            logits = torch.stack([heads(states[0])[:, 0], heads(states[-1])[:, 1]], -1)
-            loss = functional.binary_cross_entropy_with_logits(logits, data.goals[context, part].to(logits.dtype))
+        for rows in _batches(len(tasks[0][0].train.labels), batch, seed, epoch):
+            inputs, goals = data.batch(pairs, rows)
+            states = [encoder(side) for side in inputs[0]]
+            answers = (states[0] @ alice + biases[0], states[-1] @ bob + biases[1])
+            both = zip(answers, ours.beyond[0], goals[0], strict=True)
+            loss = torch.stack([functional.cross_entropy(own + beyond, goal) for own, beyond, goal in both]).sum()
             optimizer.zero_grad()
-            total = 2 * loss  # the sum over heads, not their mean
-            total.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            seq.append(total.item())
+            seq.append(loss.item())
     return np.array(seq)
 
 
 @torch.no_grad()
-def _outcomes(replicas: Replicas, data: dict[str, Data], ranks: Numbers) -> pd.DataFrame:
-    """One row per rank and split, with the columns `BY_HEAD`, of the training samples, in both."""
-    frames, by_head = [], {}
+def _record(replicas: Replicas, data: Mapping[str, Data], epoch: int) -> Record:
+    right, loss, spread = {}, np.empty(0), np.empty(0)
     for split, part in data.items():
-        goals = part.goals.repeat(len(ranks), 1, 1)
-        blocks = [replicas(block.repeat(len(ranks), 1, 1, 1)) for block in torch.split(part.inputs, 64, dim=2)]
-        logits = torch.cat(blocks, 1)
-        right = torch.where((logits > 0) == (goals > 0), 1.0, -1.0).double()
-        accuracy = (1 + right.mean(1)) / 2
+        blocks = torch.split(torch.arange(len(part.goals[0][0])), 256)
+        each = [_answers(replicas, part, rows) for rows in blocks]
+        logits, goals = (torch.cat([block[k] for block in each], 2) for k in (0, 1))
+        right[split] = torch.where(logits.argmax(-1) == goals, 1, -1).to(torch.int8).cpu().numpy()
         if split == "train":
-            losses = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(1)
-            by_head = {"loss": losses, "spread": logits.std(1)}
-        columns = {"c": right.prod(-1).mean(1), "acc_a": accuracy[:, 0], "acc_b": accuracy[:, 1]}
-        columns |= {f"{what}_{side}": values[:, k] for what, values in by_head.items() for k, side in enumerate("ab")}
-        table = {"rank": list(ranks), "outcomes": split}
+            loss = (_cross_entropies(logits, goals).mean(-1).cpu() / replicas.guess).numpy()
+            spread = logits.softmax(-1).std(2).amax(-1).cpu().numpy()
+    return Record(epoch, right, loss, spread)
+
+
+def _columns(found: Record, each: Mapping[str, Array], ranks: Numbers) -> pd.DataFrame:
+    """One row per rank and split, with the columns `BY_HEAD` in both; `each` is (ranks, 2, 2, 2, samples)."""
+    by_head = {
+        f"{what}_{side}": x[:, k]
+        for what, x in (("loss", found.loss), ("spread", found.spread))
+        for k, side in enumerate("ab")
+    }
+    frames = []
+    for split, right in each.items():
+        accuracy = (1 + right.mean(-1)) / 2
+        columns = {"c": right.prod(-2).mean(-1), "acc_a": accuracy[..., 0], "acc_b": accuracy[..., 1]} | by_head
+        table: dict[str, Any] = {"rank": list(ranks), "outcomes": split}
         for name, values in columns.items():
-            table |= dict(zip([name + context for context in CONTEXTS], values.reshape(-1, 4).T.numpy(), strict=True))
-        frames.append(pd.DataFrame(table).assign(loss=by_head["loss"].sum(-1).reshape(-1, 4).mean(1).numpy()))
+            table |= dict(zip([name + context for context in CONTEXTS], values.reshape(-1, 4).T, strict=True))
+        frames.append(pd.DataFrame(table).assign(loss=found.loss.sum(-1).reshape(-1, 4).mean(1)))
     return pd.concat(frames, ignore_index=True)
 
 
 def diverged(frame: pd.DataFrame, updates: int) -> Array:
     """Which runs of one seed's records have diverged, True on all rows of their rank; `updates` are those of an epoch.
 
-    One head in one context is enough, if at a recorded epoch after the start, on the training samples, it
+    The unit of losses is what guessing among a task's classes costs. One head in one context is enough, if at a
+    recorded epoch after the start, on the training samples, it
 
-    - has a loss that is not finite, or above 2 log 2: far worse than a coin;
-    - has forgotten: a loss above 0.9 log 2 after one below half of log 2;
-    - has logits that do not vary from input to input;
-    - is dead: a loss above 0.9 log 2 at the last recorded epoch, and 480 updates or more were made by then.
+    - has a loss that is not finite, or above 2: far worse than a guess;
+    - has forgotten: a loss above 0.9 after one below half;
+    - has probabilities that do not vary from input to input;
+    - is dead: a loss above 0.9 at the last recorded epoch, and 480 updates or more were made by then.
 
-    Always giving the commoner label costs 0.9 log 2 or more where it is that of 68 % or less: then it is caught.
+    Always giving the commoner of two labels costs 0.9 or more where it is that of 68 % or less: then it is caught.
     """
     lost: dict[int, bool] = {}
     for rank, part in frame.query("outcomes == 'train' and epoch > 0").sort_values("epoch").groupby("rank"):
-        losses = part[BY_HEAD[:8]].to_numpy() / math.log(2)
-        spread = part[BY_HEAD[8:]].to_numpy()
+        losses, spread = part[BY_HEAD[:8]].to_numpy(), part[BY_HEAD[8:]].to_numpy()
         learnt = np.minimum.accumulate(losses, axis=0) < LEARNT
         bad = ~(losses < BLOWN) | (learnt & (losses > CHANCE)) | ~(spread > CONSTANT)
         dead = part.epoch.iloc[-1] * updates >= PATIENCE and (losses[-1] > CHANCE).any()
@@ -385,14 +540,15 @@ def _check(tasks: Tasks, ranks: Numbers, seeds: Numbers, epochs: int, rate: floa
     if kinds != [["Task", "Task"]] * 2:
         raise ValueError(f"need tasks, two by two, Alice's two and Bob's two; got {kinds}")
     four = [task for side in tasks for task in side]
-    splits = [split for task in four for split in (task.train, task.test)]
-    if not all(np.ndim(split.inputs) == 2 and np.isin(split.labels, (0, 1)).all() for split in splits):
-        raise ValueError("the four tasks need inputs (samples, words), and labels 0 and 1")
+    for task in four:
+        shown = [np.unique(split.labels) for split in (task.train, task.test)]
+        if any(not np.isin(labels, range(task.outputs)).all() for labels in shown):
+            raise ValueError(f"labels of {task.name} are whole numbers from 0 to {task.outputs - 1}; got {shown}")
     sizes = {(len(task.train.labels), len(task.test.labels)) for task in four}
-    words = {np.shape(split.inputs)[1] for split in splits}
-    if len(sizes) > 1 or len(words) > 1:
-        got = f"{sorted(sizes)} samples to train and test on, and {sorted(words)} words"
-        raise ValueError(f"the four tasks need equally many samples, and sentences of one length; got {got}")
+    shapes = {tuple(split.inputs.shape[1:]) for task in four for split in (task.train, task.test)}
+    if len(sizes) > 1 or len(shapes) > 1:
+        got = f"{sorted(sizes)} samples to train and test on, and inputs of shape {sorted(shapes)}"
+        raise ValueError(f"the four tasks need equally many samples, and inputs of one shape; got {got}")
     checks.integers("ranks", ranks, 1)
     checks.integers("seeds", seeds, 0)
     checks.integer(least, epochs=epochs)

