@@ -1,8 +1,9 @@
 """Tasks for two heads on one pretrained encoder: boolean functions of words, and a small encoder that knows the words.
 
-A sentence says ten bits in one of four made-up languages: a word for each bit that is on and another for each that is
-off, in that language's order, after a mark where the encoder's answer is read. A *task* asks for a function of three of
-the bits, easy (their majority) or hard (their parity). Explained in the chapter on the LoRA study.
+A sentence says ten bits: a word for each bit that is on and another for each that is off, after a mark where the
+encoder's answer is read. A *task* asks for a function of three of the bits, easy (their majority) or hard (their
+parity). Everything is known here: the tasks, what they share, how hard they are. Explained in the chapter on the LoRA
+study.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch.nn import functional
 from ncutil.ground import checks
 from ncutil.lora.tasks import Array, Split, Task, Tasks
 
-BITS, LANGUAGES = 10, 4
+BITS = 10
 WIDTH, HEADS = 32, 2
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -34,7 +35,6 @@ GROUPS = {
     "mixed": ("majority", "parity"),
     "hard": ("parity", "parity"),
     "easy": ("majority", "majority"),
-    "multilingual": ("parity", "parity"),
 }
 """The function of setting 1 and of setting 2, on either side, in each group of four tasks."""
 
@@ -42,10 +42,8 @@ Question = tuple[str, tuple[int, ...]]
 """What a task asks of a sentence: the name of a function, and the bits that it is a function of, in their order."""
 
 
-def sentences(bits: ArrayLike, language: int = 0) -> Array:
-    """The sentences that say bits, (..., 10) of 0 and 1, in a language: word numbers (..., 11), first the mark, 0.
-
-    Languages share no word; language 0 keeps the order of the bits, the others have a fixed order of their own.
+def sentences(bits: ArrayLike) -> Array:
+    """The sentences that say bits, (..., 10) of 0 and 1: word numbers (..., 11), first the mark, 0.
 
     >>> sentences([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).tolist()
     [0, 2, 3, 5, 7, 9, 11, 13, 15, 17, 19]
@@ -53,11 +51,7 @@ def sentences(bits: ArrayLike, language: int = 0) -> Array:
     on = np.asarray(bits)
     if on.shape[-1:] != (BITS,) or not np.isin(on, (0, 1)).all():
         raise ValueError(f"a sentence says {BITS} bits, 0 or 1 each; got shape {on.shape}")
-    if not 0 <= language < LANGUAGES:
-        raise ValueError(f"languages are 0 to {LANGUAGES - 1}; got {language}")
-    words = 1 + 2 * BITS * language + 2 * np.arange(BITS) + on
-    order = np.random.default_rng(language).permutation(BITS) if language else np.arange(BITS)
-    return np.insert(words[..., order], 0, 0, axis=-1)
+    return np.insert(1 + 2 * np.arange(BITS) + on, 0, 0, axis=-1)
 
 
 def ncube() -> Array:
@@ -68,8 +62,7 @@ def ncube() -> Array:
 def group(name: str, *, draw: int = 0, train: int = 256, test: int = 256) -> Tasks:
     """Four tasks, two by two, of one difficulty or of two. The hard tasks of setting 2 ask about disjoint bits.
 
-    - name : "mixed" (each side has an easy and a hard task), "hard", "easy", or "multilingual" (one hard task in four
-      languages)
+    - name : "mixed" (each side has an easy and a hard task), "hard", or "easy"
     - draw : which bits the tasks ask about, and which sentences are drawn; the same bits in every group
     - train, test : sentences to train on, and others to test on
     """
@@ -79,12 +72,11 @@ def group(name: str, *, draw: int = 0, train: int = 256, test: int = 256) -> Tas
     if train + test > 2**BITS:
         raise ValueError(f"there are {2**BITS} sentences; cannot train on {train} and test on {test} others")
     order, triples = _draw(draw)
-    bits, many, tasks = order[: train + test], name == "multilingual", []
-    for number, function in enumerate(2 * GROUPS[name]):
-        which = triples[0 if many else number]
-        words = sentences(bits, number if many else 0)
+    bits, tasks = order[: train + test], list[Task]()
+    words = sentences(bits)
+    for which, function in zip(triples, 2 * GROUPS[name], strict=True):
         labels = FUNCTIONS[function](bits[:, which]).astype(int)
-        title = f"{function} of {'-'.join(str(k + 1) for k in which)}" + many * f", language {number + 1}"
+        title = f"{function} of {'-'.join(str(k + 1) for k in which)}"
         tasks.append(Task(title, Split(words[:train], labels[:train]), Split(words[train:], labels[train:])))
     return tasks[:2], tasks[2:]
 
@@ -144,7 +136,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.word = nn.Embedding(1 + 2 * BITS * LANGUAGES, WIDTH)
+        self.word = nn.Embedding(1 + 2 * BITS, WIDTH)
         self.place = nn.Parameter(0.1 * torch.randn(1 + BITS, WIDTH))
         self.norm = nn.LayerNorm(WIDTH)
         self.blocks = nn.ModuleList([Block(), Block()])
@@ -169,9 +161,9 @@ def curriculum(seed: int, functions: int = 40, avoid: Collection[Question] = ())
 
 
 def pretrain(
-    languages: int = 1, *, seed: int = 0, functions: int = 40, steps: int = 600, avoid: Collection[Question] = ()
+    seed: int = 0, *, functions: int = 40, steps: int = 600, avoid: Collection[Question] = ()
 ) -> tuple[Encoder, float]:
-    """An encoder, frozen, that has learnt a `curriculum` in its languages (1 to 4), and its accuracy on it.
+    """An encoder, frozen, that has learnt a `curriculum`, and its accuracy on it.
 
     All functions are asked at once of every sentence, each by a linear head that is thrown away. The parities of three
     bits among them are why the encoder can be adapted to others quickly. A task that it was pretrained on is easy,
@@ -180,14 +172,12 @@ def pretrain(
     `seed` draws the functions, the weights and the order of the sentences; `steps` are updates of Adam.
     """
     checks.integer(0, seed=seed)
-    checks.integer(1, languages=languages, functions=functions, steps=steps)
-    if languages > LANGUAGES:
-        raise ValueError(f"an encoder reads 1 to {LANGUAGES} languages; got {languages}")
+    checks.integer(1, functions=functions, steps=steps)
     rng = np.random.default_rng([seed, 8])
     bits = ncube()
     labels = [FUNCTIONS[name](bits[:, which]) for name, which in curriculum(seed, functions, avoid)]
     goals = torch.tensor(np.stack(labels, 1), dtype=torch.float32)
-    inputs = torch.tensor(np.stack([sentences(bits, language) for language in range(languages)]))
+    inputs = torch.tensor(sentences(bits))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, heads = Encoder(), nn.Linear(WIDTH, functions)
@@ -195,12 +185,11 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
         sample = torch.tensor(rng.integers(len(bits), size=128))
-        language = torch.tensor(rng.integers(languages, size=128))
-        loss = functional.binary_cross_entropy_with_logits(heads(model(inputs[language, sample])), goals[sample])
+        loss = functional.binary_cross_entropy_with_logits(heads(model(inputs[sample])), goals[sample])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        right = [((heads(model(x)) > 0) == (goals > 0)).float().mean() for x in inputs]
-    return model.requires_grad_(False), float(torch.stack(right).mean())
+        right = (heads(model(inputs)) > 0) == (goals > 0)
+    return model.requires_grad_(False), float(right.float().mean())

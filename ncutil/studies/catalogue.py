@@ -11,7 +11,7 @@ from ncutil.ground.checks import known
 from ncutil.studies.summary import Study
 from ncutil.training import ensembles
 
-NAMES = ("distribution", "course", "rate", "data", "parity", "tasks", "words", "common_cause", "languages")
+NAMES = ("distribution", "course", "rate", "data", "parity", "tasks", "words", "common_cause", "languages", "bits")
 """Each is a module of this package."""
 
 
