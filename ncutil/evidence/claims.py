@@ -166,8 +166,7 @@ def value(name: str, number: float, interval: Sequence[float] | None = None, *, 
     if not np.isfinite([exact, *(ends or ())]).all():
         raise ValueError(f"value {name!r} is not finite: {exact}, {ends}")
     text = describe(exact, ends, digits)
-    data = {"name": name, "value": exact, "interval": ends}
-    glue(name, text, {SCALAR_MIME: data, "text/plain": f"{name} = {text}"})
+    glue(name, text, {SCALAR_MIME: {"name": name, "value": exact, "interval": ends}, "text/plain": f"{name} = {text}"})
 
 
 def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:
@@ -177,7 +176,6 @@ def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:
     ('1.81 [1.77, 1.85]', '2.00')
     """
     if isinstance(estimate, list):
-        pairs = interval if interval is not None else [None] * len(estimate)
-        return ", ".join(describe(e, i, digits) for e, i in zip(estimate, pairs, strict=True))
+        return ", ".join(describe(*p, digits) for p in zip(estimate, interval or [None] * len(estimate), strict=True))
     ends = "" if interval is None or interval[0] == interval[1] else " [{:.{d}f}, {:.{d}f}]".format(*interval, d=digits)
     return f"{estimate:.{digits}f}{ends}"
