@@ -49,18 +49,23 @@ def handle_mime(renderer: "NbElementRenderer", data: "MimeData", inline: bool) -
 
 
 def verdict_box(found: claims.Finding) -> nodes.container:
-    """What a page shows where a claim is recorded: statement, criterion, measurement, verdict."""
+    """What a page shows where a claim is recorded: statement, reading, criterion, measurement, verdict, condition."""
     claim, words = found.claim, ["verdict-badge", f"verdict-{found.verdict.replace(' ', '-')}"]
     statement = nodes.paragraph()
     statement += nodes.inline("", found.verdict, classes=words)
     statement += nodes.Text(" ")
     statement += nodes.strong("", "Claim.")
     statement += nodes.Text(f" {claim.statement} ({claims.SOURCES[claim.source]}, {claim.place})")
+    parts = {
+        "Reading:": claim.reading,
+        "Measured:": f"{claim.quantity} = {claims.describe(found.estimate, found.interval, 3)}",
+        "Holds if": claim.criterion,
+        "Conditional on:": claim.condition,
+    }
     measured = nodes.paragraph()
-    measured += nodes.strong("", "Measured:")
-    measured += nodes.Text(f" {claim.quantity} = {claims.describe(found.estimate, found.interval, 3)}. ")
-    measured += nodes.strong("", "Holds if")
-    measured += nodes.Text(f" {claim.criterion}.")
+    for label, text in parts.items():
+        if text:
+            measured += [nodes.strong("", label), nodes.Text(f" {text}. ")]
     box = nodes.container("", statement, measured, ids=[f"claim-{claim.id}"], classes=["verdict"])
     # Sphinx would turn quotation marks, dashes and dots into other characters.
     box["support_smartquotes"] = False

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import myst_nb
 import nbformat
@@ -15,9 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from markdown_it import MarkdownIt
 from myst_nb.ext.glue import extract_glue_data_cell
 from traitlets.config import Config
 
+from ncpress import verdicts
+from ncpress.outputs import verdict_box
+from ncpress.project import PressError, Project
 from ncpress.verdicts import parse, read_claims
 from ncutil.evidence import claims
 from ncutil.evidence.claims import (
@@ -32,6 +37,32 @@ from ncutil.evidence.outputs import CLAIM_MIME, GLUE_PREFIX, SCALAR_MIME, glue
 ROOT = Path(__file__).parent.parent
 LETTERS = {"R": REPRODUCED, "C": CONTRADICTED, "U": UNDECIDED}
 GOOD = {"id": "good", "source": "P1", "place": "Abstract", "statement": "S rises.", "holds_if": {"above": 2}}
+READINGS = """
+- id: rise
+  source: P1
+  place: Figure 3
+  statement: Gain rises with rank.
+  chapter: 03-lora
+  readings:
+    words:
+      quantity: gain on words
+      holds_if: {above: 2}
+      condition: this vocabulary & this encoder
+    on-bits:
+      quantity: gain on bits
+      holds_if: {below: 1}
+    images:
+      reason: no data
+- id: plain
+  source: P1
+  place: Figure 4
+  statement: It is one.
+  chapter: 03-lora
+  quantity: one
+  holds_if: {within: [1, 1]}
+  condition: one seed
+"""
+ENTRY = yaml.safe_load(READINGS)[0]
 
 
 @pytest.fixture
@@ -41,6 +72,20 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interacti
     InteractiveShell.clear_instance()
     yield InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file of claims, one of which has readings."""
+    path = tmp_path / "claims.yml"
+    path.write_text(READINGS)
+    for module in (claims, verdicts):
+        monkeypatch.setattr(module, "place", lambda: path)
+    for cached in (claims.load, read_claims):
+        cached.cache_clear()
+    yield
+    for cached in (claims.load, read_claims):
+        cached.cache_clear()
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------
@@ -227,20 +272,20 @@ def test_the_shipped_claims() -> None:
     assert len(ids) == len(set(ids)) >= 35
     shipped = claims.load()
     assert shipped == read_claims()
-    assert list(shipped) == ids
+    assert list(dict.fromkeys(name.partition(":")[0] for name in shipped)) == ids
     for claim in shipped.values():
-        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id), claim.id
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*(:[a-z]+(-[a-z]+)*)?", claim.id), claim.id
         assert claim.source in ("P1", "P2"), claim.id
         assert claim.statement.endswith("."), claim.id
         if claim.chapter:
             assert re.fullmatch(r"0[1-6]-[a-z]+(-[a-z]+)*", claim.chapter), claim.id
-            assert claim.quantity, claim.id
-            assert claim.holds_if, claim.id
+            assert claim.quantity or claim.reading, claim.id
+            assert claim.holds_if or claim.reading, claim.id
         else:
             assert claim.reason, claim.id
             assert not claim.quantity, claim.id
             assert not claim.holds_if, claim.id
-    statements = [claim.statement for claim in shipped.values()]
+    statements = [entry["statement"] for entry in entries]
     assert len(statements) == len(set(statements))
     assert {claim.source for claim in shipped.values()} == {"P1", "P2"}
 
@@ -253,6 +298,134 @@ def test_every_figure_and_theorem_has_a_claim() -> None:
             named[claim.source] |= {f"{kind} {number}" for number in re.findall(r"\d(?:\.\d)?", listed)}
     assert named["P1"] == {"Theorem 1", *(f"Figure {number}" for number in range(1, 6))}
     assert named["P2"] == {"Theorem 1", "Theorem 2", "Equation 3.1", *(f"Figure {number}" for number in range(1, 7))}
+
+
+# --- readings ------------------------------------------------------------------------------------------------------
+
+
+def test_entry_with_readings_gives_a_claim_for_each(readings: None) -> None:
+    assert claims.load() == read_claims() == parse(yaml.safe_load(READINGS))
+    assert list(claims.load()) == ["rise:words", "rise:on-bits", "rise:images", "plain"]
+    words, bits, images, plain = claims.load().values()
+    assert (words.reading, words.quantity, words.criterion) == ("words", "gain on words", "above 2")
+    assert (words.condition, bits.condition, plain.condition) == ("this vocabulary & this encoder", None, "one seed")
+    assert (bits.reading, bits.criterion, plain.reading) == ("on-bits", "below 1", "")
+    assert (images.holds_if, images.reason) == (None, "no data")
+    assert {claim.statement for claim in (words, bits, images)} == {"Gain rises with rank."}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"holds_if": {"above": 1}}, "claim 'rise'.*holds_if beside readings"),
+        ({"quantity": "gain", "condition": "one seed"}, "claim 'rise'.*quantity, condition beside readings"),
+        *(({"readings": bad}, "claim 'rise': readings is") for bad in ({}, None, [], "words", [{"words": {}}])),
+        *(
+            ({"readings": {bad: {"reason": "none"}}}, f"claim 'rise'.*got {bad!r}")
+            for bad in ("Words", "two words", "a:b", "-a", "", 1, True)
+        ),
+        ({"readings": {"words": None}}, "claim 'rise', reading 'words': .*got None"),
+        ({"readings": {"words": {"holds": 1, "reason": "r"}}}, r"claim 'rise', reading 'words': unknown \['holds'\]"),
+        ({"readings": {"words": {"chapter": "03-lora", "reason": "r"}}}, r"reading 'words': unknown \['chapter'\]"),
+        ({"readings": {"words": {"quantity": "q"}}}, "claim 'rise', reading 'words': needs holds_if, or a reason"),
+        ({"readings": {"words": {"holds_if": {"above": 1}}}}, "claim 'rise', reading 'words': .*quantity"),
+        (
+            {"readings": {"bits": {"reason": "none"}, "words": {"quantity": "q", "holds_if": {"above": "2"}}}},
+            "claim 'rise', reading 'words': holds_if is one of above: x",
+        ),
+        ({"readings": {"words": {"reason": "r", "condition": ["a"]}}}, r"reading 'words': condition .*got \['a'\]"),
+        ({"id": "ri:se"}, "claim 'ri:se'.*colon"),
+        ({"reading": "words"}, r"claim 'rise': unknown \['reading'\]"),
+    ],
+)
+def test_a_bad_reading_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse([GOOD, {**ENTRY, **change}])
+
+
+def test_entry_with_readings_stands_once() -> None:
+    for first, second in ((ENTRY, ENTRY), (ENTRY, {**GOOD, "id": "rise"}), ({**GOOD, "id": "rise"}, ENTRY)):
+        with pytest.raises(ValueError, match="claim 'rise' stands twice"):
+            parse([first, second])
+
+
+def test_record_of_a_reading(readings: None, shell: InteractiveShell) -> None:
+    with capture_output() as captured:
+        claims.record("rise:words", 2.5, (2.4, 2.6))
+        claims.record("rise:on-bits", 2.5, (2.4, 2.6))
+    assert [data["id"] for data in bundles(captured, CLAIM_MIME)] == ["rise:words", "rise:on-bits"]
+    assert claims.judge("rise:words", 2.5, (2.4, 2.6)).verdict == REPRODUCED
+    assert claims.judge("rise:on-bits", 2.5, (2.4, 2.6)).verdict == CONTRADICTED
+
+
+@pytest.mark.parametrize(
+    ("given", "listed"),
+    [
+        ("rise", "rise:words, rise:on-bits, rise:images"),
+        ("rise:bits", "rise:words, rise:on-bits, rise:images"),
+        ("plain:words", "plain"),
+        ("other", "rise:words, rise:on-bits, rise:images, plain"),
+    ],
+)
+def test_judge_of_an_unknown_reading_lists_those_of_the_entry(readings: None, given: str, listed: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{given}'; known: {listed}$"):
+        claims.judge(given, 1, (1, 1))
+    with pytest.raises(ValueError, match="'rise:images' has no criterion"):
+        claims.judge("rise:images", 1, (1, 1))
+
+
+def run(*ids: str) -> dict[str, Any]:
+    """A record of a run of the chapter whose claims have readings."""
+    items = [{"id": name, "estimate": 2.5, "interval": [2.4, 2.6]} for name in ids]
+    return {"chapter": "03-lora", "profile": "book", "claims": items}
+
+
+def test_claims_of_a_run_are_by_reading(readings: None) -> None:
+    found = verdicts.claims_of(run("rise:words", "rise:on-bits"))
+    assert {name: item["verdict"] for name, item in found.items()} == {
+        "rise:words": REPRODUCED,
+        "rise:on-bits": CONTRADICTED,
+    }
+    for bad in (run("rise"), run("rise:images"), run("rise:words", "rise:words")):
+        with pytest.raises(PressError, match=f"records claim '{bad['claims'][0]['id']}'"):
+            verdicts.claims_of(bad)
+
+
+def test_ledger_keeps_the_readings_of_an_entry_together(readings: None) -> None:
+    project = cast(Project, SimpleNamespace(chapters=["03-lora"]))
+    sections = {"rise:words": "On words"}
+    rows = verdicts.entries(project, {"03-lora": run("rise:words", "rise:on-bits")}, sections)
+    assert verdicts.counts(rows) == {
+        "reproduced": 1,
+        "contradicted": 1,
+        "undecided": 0,
+        "not attempted": 1,
+        "out of reach": 1,
+    }
+    shown = MarkdownIt().render(verdicts.page(rows))
+    assert shown.count("Gain rises with rank.") == shown.count("this vocabulary &amp; this encoder") == 1
+    places = [shown.index(text) for text in ("Gain rises", "gain on words", "gain on bits", "No data", "It is one.")]
+    assert places == sorted(places)
+    assert 'href="../notebooks/03-lora.html#claim-rise:words"' in shown
+    crosswalk = MarkdownIt().render(verdicts.crosswalk(rows))
+    assert crosswalk.count("Gain rises with rank.") == 1
+    assert "on-bits" in crosswalk
+    assert ">On words</a>; conditional on: this vocabulary &amp; this encoder<" in crosswalk
+    assert "No data." in crosswalk
+    line = next(line for line in verdicts.terminal(rows).splitlines() if "rise:words" in line)
+    assert line.startswith("reproduced")
+    assert "this vocabulary & this encoder" in line
+
+
+def test_verdict_box_shows_reading_and_condition(readings: None) -> None:
+    box = verdict_box(claims.judge("rise:words", 2.5, (2.4, 2.6)))
+    assert box["ids"] == ["claim-rise:words"]
+    assert "words" in box.astext().replace("gain on words", "")
+    assert "this vocabulary & this encoder" in box.astext()
+    plain = verdict_box(claims.judge("plain", 1, (1, 1))).astext()
+    assert "one seed" in plain
+    assert "Reading" not in plain
+    assert "Conditional" not in verdict_box(claims.judge("rise:on-bits", 2.5, (2.4, 2.6))).astext()
 
 
 # --- records -------------------------------------------------------------------------------------------------------

@@ -115,6 +115,39 @@ def test_command_line_compares_with_the_published_run(built: Path) -> None:
     assert cli(built, "compare").returncode == 0
 
 
+def test_readings_run_from_chapter_to_ledger_and_comparison(clone: Path) -> None:
+    path = clone / "book/claims.yml"
+    old = "  quantity: mean\n  holds_if: {above: 2.9}\n"
+    new = """  readings:
+    high: {quantity: mean, holds_if: {above: 2.9}, condition: this seed}
+    low: {quantity: mean, holds_if: {below: 2.9}}
+"""
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    chapter = clone / "notebooks/02-beta.md"
+    line = 'claims.record("beta-mean", frame.x.mean(), stats.bootstrap(frame.x, seed=seed))'
+    both = [line.replace("beta-mean", f"beta-mean:{name}") for name in ("high", "low")]
+    chapter.write_text(chapter.read_text().replace(line, "\n".join(both)))
+    done = cli(clone, "build")
+    assert done.returncode == 0, done.stderr
+    page, ledger = ((clone / f"_build/html/{name}.html").read_text() for name in ("notebooks/02-beta", "book/claims"))
+    for name in ("high", "low"):
+        assert f'id="claim-beta-mean:{name}"' in page
+        assert f'href="../notebooks/02-beta.html#claim-beta-mean:{name}"' in ledger
+    assert ledger.count("The mean is high.") == 1
+    assert "this seed" in ledger
+    assert "this seed" in page
+    counts = cli(clone, "claims").stdout.splitlines()[-1]
+    assert counts == "2 reproduced, 1 contradicted, 0 undecided, 1 not attempted, 1 out of reach"
+    assert cli(clone, "compare", "--accept").returncode == 0
+    published = json.loads((clone / "book/results/02-beta.json").read_text())
+    assert list(published["claims"]) == ["beta-mean:high", "beta-mean:low"]
+    published["claims"]["beta-mean:low"]["verdict"] = "undecided"
+    (clone / "book/results/02-beta.json").write_text(json.dumps(published))
+    assert "! beta-mean:low" in cli(clone, "compare").stdout
+    assert "beta-mean:low: contradicted, published undecided" in cli(clone, "build", "--check").stderr
+
+
 def test_other_profiles_compare_but_are_not_published(built: Path) -> None:
     assert cli(built, "run", "--profile", "smoke").returncode == 0
     done = cli(built, "compare", "_build/runs/smoke")

@@ -10,11 +10,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from ncutil.evidence import stats
+from ncpress import verdicts
+from ncutil.evidence import claims, stats
 from ncutil.evidence.outputs import CLAIM_MIME, SCALAR_MIME
 from ncutil.evidence.report import NOT_AVAILABLE, Estimate, Report
 
 RUNS = np.random.default_rng(0).normal(2.5, 0.1, size=30)
+ORDER = {"ordered": "increasing"}
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +159,23 @@ def test_name_or_claim_that_comes_twice_is_an_error() -> None:
             with pytest.raises(ValueError, match="comes twice"):
                 again()
         Report(0).publish("s-3", RUNS, claim="ncnet-exceeds-2")
+
+
+def test_publish_and_judge_take_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"id": "s", "source": "P1", "place": "Figure 1", "statement": "S rises."}
+    ways = {"mean": {"quantity": "S", "holds_if": {"above": 2}}, "order": {"quantity": "S", "holds_if": ORDER}}
+    monkeypatch.setattr(claims, "load", lambda: verdicts.parse([{**entry, "readings": ways}]))
+    report = Report(0)
+    with capture_output() as captured:
+        found = report.publish("s-3", RUNS, claim="s:mean")
+        report.judge("s:order", [found, report.estimate(RUNS + 1)])
+    assert [data["id"] for data in bundles(captured, CLAIM_MIME)] == ["s:mean", "s:order"]
+    assert report.verdicts == {"s:mean": "reproduced", "s:order": "reproduced"}
+
+
+def test_judge_refuses_an_unknown_claim_without_a_number() -> None:
+    with capture_output(), pytest.raises(ValueError, match="unknown claim 'ncnet-peek'"):
+        Report(0).publish("s-3", [], claim="ncnet-peek")
 
 
 # --- sentences -----------------------------------------------------------------------------------------------------

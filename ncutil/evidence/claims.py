@@ -32,7 +32,8 @@ class Claim:
     """One claim of a paper, with the criterion that was fixed before the run.
 
     `holds_if` is one of `above: x`, `below: x`, `within: [low, high]`, or `ordered: increasing | decreasing`;
-    None for a claim that no chapter tests, and then `reason` says why.
+    None for a claim that no chapter tests, and then `reason` says why. The verdict is conditional on `condition`.
+    An entry of claims.yml with several readings gives a claim for each, with the id "entry:reading".
     """
 
     id: str
@@ -43,6 +44,8 @@ class Claim:
     quantity: str | None = None
     holds_if: Mapping[str, Any] | None = None
     reason: str | None = None
+    condition: str | None = None
+    reading: str = ""
 
     @property
     def criterion(self) -> str:
@@ -65,15 +68,29 @@ class Finding:
 
 def place() -> Path:
     """The file of claims: the clone's `book/claims.yml`, or the copy in an installed package."""
-    here = Path(__file__)
-    clone = here.parents[2] / "book" / "claims.yml"
-    return clone if clone.is_file() else here.with_name("claims.yml")
+    clone = Path(__file__).parents[2] / "book" / "claims.yml"
+    return clone if clone.is_file() else Path(__file__).with_name("claims.yml")
 
 
 @cache
 def load() -> dict[str, Claim]:
     """Every claim by id."""
-    return {entry["id"]: Claim(**entry) for entry in yaml.safe_load(place().read_text(encoding="utf-8"))}
+    return {c.id: c for entry in yaml.safe_load(place().read_text(encoding="utf-8")) for c in claims_in(entry)}
+
+
+def claims_in(entry: Mapping[str, Any]) -> list[Claim]:
+    """The claim of an entry of claims.yml, or one for each of its readings."""
+    if "readings" not in entry:
+        return [Claim(**entry)]
+    shared = {name: value for name, value in entry.items() if name not in ("id", "readings")}
+    return [Claim(f"{entry['id']}:{name}", reading=name, **shared, **own) for name, own in entry["readings"].items()]
+
+
+def find(claim_id: str) -> Claim:
+    """The claim with this id; ValueError for an unknown one, which lists the readings of its entry."""
+    alike = [name for name in load() if name.partition(":")[0] == claim_id.partition(":")[0]]
+    known("claim", claim_id, alike or load())
+    return load()[claim_id]
 
 
 def verdict(holds_if: Mapping[str, Any], estimate: Estimate, interval: Interval) -> str:
@@ -121,8 +138,7 @@ def judge(claim_id: str, estimate: Estimate, interval: Interval) -> Finding:
     pair per estimate; (x, x) for an exact result. ValueError for an unknown id, a claim without a criterion, or an
     interval that does not fit.
     """
-    known("claim", claim_id, load())
-    claim = load()[claim_id]
+    claim = find(claim_id)
     if claim.holds_if is None:
         raise ValueError(f"claim {claim_id!r} has no criterion to meet; give it holds_if in claims.yml")
     outcome = verdict(claim.holds_if, estimate, interval)
@@ -136,9 +152,8 @@ def record(claim_id: str, estimate: Estimate, interval: Interval) -> None:
     criterion that changes later changes the verdict of a kept run.
     """
     found = judge(claim_id, estimate, interval)
-    text = f"{found.verdict} ({found.claim.criterion}; got {describe(found.estimate, found.interval)})"
-    data = {"id": claim_id, "estimate": found.estimate, "interval": found.interval}
-    show({CLAIM_MIME: data, "text/plain": f"{claim_id}: {text}"})
+    text = f"{claim_id}: {found.verdict} ({found.claim.criterion}; got {describe(found.estimate, found.interval)})"
+    show({CLAIM_MIME: {"id": claim_id, "estimate": found.estimate, "interval": found.interval}, "text/plain": text})
 
 
 def value(name: str, number: float, interval: Sequence[float] | None = None, *, digits: int = 2) -> None:
@@ -151,8 +166,7 @@ def value(name: str, number: float, interval: Sequence[float] | None = None, *, 
     if not np.isfinite([exact, *(ends or ())]).all():
         raise ValueError(f"value {name!r} is not finite: {exact}, {ends}")
     text = describe(exact, ends, digits)
-    data = {"name": name, "value": exact, "interval": ends}
-    glue(name, text, {SCALAR_MIME: data, "text/plain": f"{name} = {text}"})
+    glue(name, text, {SCALAR_MIME: {"name": name, "value": exact, "interval": ends}, "text/plain": f"{name} = {text}"})
 
 
 def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:
@@ -162,7 +176,6 @@ def describe(estimate: Any, interval: Any = None, digits: int = 2) -> str:
     ('1.81 [1.77, 1.85]', '2.00')
     """
     if isinstance(estimate, list):
-        pairs = interval if interval is not None else [None] * len(estimate)
-        return ", ".join(describe(e, i, digits) for e, i in zip(estimate, pairs, strict=True))
+        return ", ".join(describe(*p, digits) for p in zip(estimate, interval or [None] * len(estimate), strict=True))
     ends = "" if interval is None or interval[0] == interval[1] else " [{:.{d}f}, {:.{d}f}]".format(*interval, d=digits)
     return f"{estimate:.{digits}f}{ends}"

@@ -8,6 +8,7 @@ A chapter makes one `Report`. Prose shows a published number with {glue:text}`na
 - ``r.publish("top", Estimate(2.31, (2.25, 2.37)))``: a number that has its own interval;
 - ``r.publish("bound", 2.0)``: a number without interval; a claim takes it as exact;
 - ``r.judge("ncnet-rise", [one, two, three])``: a claim about the order of several estimates;
+- ``r.publish("gain", gains, claim="rank-rise:words")``: judges one reading of a claim that has several;
 - ``r.say("answer", {"above": "S exceeds 2.", "below": "It does not.", "open": "S is close to 2."}, by=s3.side(2))``:
   a whole sentence, chosen by the outcome.
 
@@ -122,17 +123,16 @@ class Report:
         return found
 
     def judge(self, claim: str, found: Estimate | Sequence[Estimate]) -> None:
-        """Judge a claim by an estimate, or a claim about an order by several."""
-        self._new(f"claim {claim}")
+        """Judge a claim by an estimate, or a claim about an order by several; ValueError for an unknown claim."""
+        self._new(f"claim {claims.find(claim).id}")
         several = [found] if isinstance(found, Estimate) else found
         pairs = [(e.value, e.interval or (e.value, e.value)) for e in several]
         evidence = pairs[0] if isinstance(found, Estimate) else tuple(zip(*pairs, strict=True))
-        self.verdicts[claim] = NOT_AVAILABLE
         if missing := [e.missing for e in several if e.missing]:
             show({"text/plain": f"{claim}: {NOT_AVAILABLE} in this run ({missing[0]})"})
         else:
             claims.record(claim, *evidence)
-            self.verdicts[claim] = claims.judge(claim, *evidence).verdict
+        self.verdicts[claim] = NOT_AVAILABLE if missing else claims.judge(claim, *evidence).verdict
 
     def say(self, name: str, text: str | Mapping[Hashable, str], by: Hashable = None) -> None:
         """Put a text under {glue:text}`name`, or the one of several whole sentences that belongs to the outcome `by`.
