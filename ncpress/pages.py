@@ -180,7 +180,7 @@ def _write_downloads(notebook: NotebookNode, folder: Path, name: str, wheel: str
     """The chapter to take home: executed, without outputs, and as text; each says how `ncutil` is installed."""
     folder.mkdir()
     executed = copy.deepcopy(notebook)
-    executed.cells.insert(0, nbformat.v4.new_code_cell(_install(wheel)))
+    executed.cells.insert(0, nbformat.v4.new_code_cell(_install(wheel, _extras(notebook))))
     executed.cells = [part for cell in executed.cells for part in _with_workspace(cell)]
     for number, cell in enumerate(executed.cells):
         cell["id"] = f"cell-{number}"
@@ -208,9 +208,14 @@ def _with_workspace(cell: NotebookNode) -> list[NotebookNode]:
     return [*parts, nbformat.v4.new_markdown_cell(rest)] if parts and rest else parts or [cell]
 
 
-def _install(wheel: str) -> str:
+def _extras(notebook: NotebookNode) -> str:
+    """What a chapter needs beside `ncutil`: the chapter on LoRA has an encoder and words from packages, and peft."""
+    return "[lora,words]" if any("ncutil.lora" in cell.source for cell in notebook.cells) else ""
+
+
+def _install(wheel: str, extras: str) -> str:
     site = os.environ.get("NCUTIL_SITE_URL", "").rstrip("/")
-    source = f"{site}/{DOWNLOADS}/{wheel}" if site else wheel
+    source = f"ncutil{extras} @ {site}/{DOWNLOADS}/{wheel}" if site else f"./{wheel}{extras}"
     where = "" if site else "# (offered on the chapter's page: save it beside this notebook)\n"
     return (
         "# This chapter needs ncutil, the book's helper package. Where it is\n"
