@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ncutil.bell import chsh
-from ncutil.lora import adapters, bit_tasks
+from ncutil.lora import adapters, bit_tasks, sentence_encoder
 from ncutil.lora.tasks import Split, Task
 
 RANKS = [1, 3, 8]
@@ -31,8 +31,13 @@ def mixed():
 
 
 @pytest.fixture(scope="module")
-def trained(encoder, mixed) -> pd.DataFrame:
+def both(encoder, mixed) -> adapters.Trained:
     return adapters.train(encoder, mixed, RANKS, [0, 5], epochs=3, record=[0, 1, 3])
+
+
+@pytest.fixture
+def trained(both: adapters.Trained) -> pd.DataFrame:
+    return both.table
 
 
 def adapter(ranks=RANKS, shape=(10, 9), seeds=None, rule="sqrt") -> adapters.Adapter:
@@ -217,7 +222,7 @@ def test_training_lowers_the_loss(trained: pd.DataFrame) -> None:
 
 def test_a_run_is_the_same_alone_and_among_others(encoder: nn.Module, mixed, trained: pd.DataFrame) -> None:
     """Zero-padded ranks are exact, replicas don't feel each other, epochs that are not recorded don't matter."""
-    alone = adapters.train(encoder, mixed, [3], [5], epochs=3)
+    alone = adapters.train(encoder, mixed, [3], [5], epochs=3).table
     among = trained.query("rank == 3 and seed == 5 and epoch == 3").reset_index(drop=True)
     np.testing.assert_allclose(alone.loss, among.loss, atol=1e-5)
     assert (alone[["c11", "c12", "c21", "c22"]] - among[["c11", "c12", "c21", "c22"]]).abs().max().max() <= 2 / 32
@@ -233,7 +238,7 @@ def test_outcomes_are_those_of_the_trained_replica(encoder: nn.Module) -> None:
 
     # Learnt labels are those of the test for A1 and B2 only.
     four = ((task(ones, ones), task(ones, zeros)), (task(zeros, ones), task(zeros, zeros)))
-    frame = adapters.train(encoder, four, [4], [0], epochs=40, rate=0.02, batch=8)
+    frame = adapters.train(encoder, four, [4], [0], epochs=40, rate=0.02, batch=8).table
     seen, held = (frame[frame.outcomes == split].iloc[0] for split in ("train", "test"))
     assert seen[["c11", "c12", "c21", "c22", "s", "accuracy"]].tolist() == [1, 1, 1, 1, 2, 1]
     assert held[["c11", "c12", "c21", "c22"]].tolist() == [-1, 1, 1, -1]
@@ -241,23 +246,10 @@ def test_outcomes_are_those_of_the_trained_replica(encoder: nn.Module) -> None:
     assert held[["acc_b11", "acc_b12", "acc_b21", "acc_b22"]].tolist() == [0, 1, 0, 1]
 
 
-def test_two_languages_reach_the_heads_in_their_order(encoder: nn.Module) -> None:
-    """With inputs of its own, each head reads the state of its own sentence."""
-    four = bit_tasks.group("multilingual", train=16, test=8)
-    data = adapters.contexts(four)
-    assert data.inputs.shape == (4, 2, 16, 11)
-    replicas = adapters.Replicas(encoder, [2], 0)
-    logits = replicas(data.inputs)
-    for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        for head, said in enumerate((four[0][i].train.inputs, four[1][j].train.inputs)):
-            by_hand = encoder(torch.tensor(said)) @ replicas.weight[k, head]
-            torch.testing.assert_close(logits[k, :, head], by_hand, rtol=0, atol=1e-5)
-
-
 def by_head(losses: list[float], spread: float = 1.0) -> pd.DataFrame:
-    """A record of one rank in which the heads share a course of losses, in units of log 2."""
+    """A record of one rank in which the heads share a course of losses, in units of a guess."""
     rows = [
-        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(adapters.BY_HEAD, loss * math.log(2))}
+        {"rank": 4, "epoch": k, "outcomes": outcomes, **dict.fromkeys(adapters.BY_HEAD, loss)}
         | {name: spread for name in adapters.BY_HEAD if name.startswith("spread")}
         for k, loss in enumerate(losses)
         for outcomes in ("train", "test")
@@ -309,38 +301,38 @@ def test_training_flags_a_head_that_has_nothing_to_learn_from(encoder: nn.Module
     x, coin = np.zeros_like(a2.train.inputs), np.arange(len(a2.train.labels)) % 2
     blind = Task("a coin", Split(x, coin), Split(x[:32], coin[:32]))
     options = {"epochs": 20, "batch": 2, "rate": 1e-4}
-    assert adapters.train(encoder, ((a1, blind), bob), [1], [0], **options).diverged.all()
-    assert not adapters.train(encoder, ((a1, blind), bob), [1], [0], **options | {"epochs": 1, "rate": 1e-6}).empty
+    assert adapters.train(encoder, ((a1, blind), bob), [1], [0], **options).table.diverged.all()
+    short = options | {"epochs": 1, "rate": 1e-6}
+    assert not adapters.train(encoder, ((a1, blind), bob), [1], [0], **short).table.empty
 
 
 def test_divergence_of_one_head_in_one_context_is_enough() -> None:
     frame = by_head([1.1, 0.4, 0.3])
-    frame.loc[frame.epoch == 2, "loss_b21"] = math.log(2)
+    frame.loc[frame.epoch == 2, "loss_b21"] = 1.0
     other = by_head([1.1, 0.4, 0.3]).assign(rank=8)
     assert adapters.diverged(pd.concat([frame, other], ignore_index=True), 8).tolist() == [True] * 6 + [False] * 6
 
 
 def test_a_rate_that_is_far_too_high_is_flagged(encoder: nn.Module, mixed) -> None:
-    frame = adapters.train(encoder, mixed, [32], [0, 1], epochs=8, rate=1.0, record=range(9))
+    frame = adapters.train(encoder, mixed, [32], [0, 1], epochs=8, rate=1.0, record=range(9)).table
     assert frame.diverged.all()
 
 
 def test_peft_trains_the_same_replica(encoder: nn.Module, mixed) -> None:
     pytest.importorskip("peft", reason="peft is in the extra 'lora'")
-    for four, contexts in ((mixed, (1, 3)), (bit_tasks.group("multilingual", train=64, test=32), (2,))):
-        options = {"epochs": 15, "batch": 32}
-        ours = adapters.losses(encoder, four, [2, 8], 3, **options)
-        assert ours.shape == (30, 2, 4)
-        assert (ours[-5:].mean(0) < ours[:5].mean(0)).all()
-        for context in contexts:
-            theirs = adapters.losses_peft(encoder, four, 8, context, 3, **options)
-            np.testing.assert_allclose(ours[:, 1, context], theirs, rtol=0, atol=1e-5)
+    options = {"epochs": 8, "batch": 32}
+    ours = adapters.losses(encoder, mixed, [2, 8], 3, **options)
+    assert ours.shape == (16, 2, 4)
+    assert (ours[-5:].mean(0) < ours[:5].mean(0)).all()
+    for context in (1, 3):
+        theirs = adapters.losses_peft(encoder, mixed, 8, context, 3, **options)
+        np.testing.assert_allclose(ours[:, 1, context], theirs, rtol=0, atol=1e-5)
 
 
 def test_in_double_precision_peft_agrees_to_the_last_digits(mixed) -> None:
     """Of a pretrained encoder too: what parts the two in single precision is rounding, which Adam makes larger."""
     pytest.importorskip("peft", reason="peft is in the extra 'lora'")
-    model = bit_tasks.pretrain(1, steps=50)[0].double()
+    model = bit_tasks.pretrain(steps=50)[0].double()
     options = {"epochs": 15, "batch": 32}
     ours = adapters.losses(model, mixed, [2, 8], 3, **options)
     assert ours.dtype == np.float64
@@ -360,6 +352,108 @@ def test_training_leaves_the_callers_threads_alone(encoder: nn.Module, mixed, th
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+# --- words, wide layers, several classes ---------------------------------------------------------------------------
+
+
+class Wide(nn.Module):
+    """A layer and another beside a frozen product, wide enough for a program a rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = sentence_encoder.Map(96, 80, bias=False), sentence_encoder.Map(80, 96, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inputs, product = torch.split(x, [96, 80], -1)
+        return 8 * nn.functional.normalize(self.two(torch.tanh(self.one(inputs, product))), dim=-1)
+
+
+def wide_tasks(model: Wide, counts=((3, 5), (2, 4)), samples: int = 40) -> list[list[Task]]:
+    """Each side and setting with inputs and a number of classes of its own."""
+    rng = np.random.default_rng(0)
+
+    def task(classes: int) -> Task:
+        x = rng.normal(size=(2, samples, 96)).astype(np.float32)
+        known = model.one(torch.tensor(x)).detach().numpy()
+        labels = rng.integers(classes, size=(2, samples))
+        train, test = (Split(np.concatenate([x[k], known[k]], -1), labels[k]) for k in (0, 1))
+        return Task(f"{classes} classes", train, test, classes)
+
+    return [[task(n) for n in side] for side in counts]
+
+
+def test_frozen_products_change_nothing() -> None:
+    model = Wide()
+    own = shaken(adapters.Adapter(model.one, [4, 4], [0, 1]))
+    for samples in (3, 400):  # thin products, and the whole update
+        x = torch.randn(2 * samples, 96)
+        torch.testing.assert_close(own(x, model.one(x)), own(x), rtol=0, atol=1e-5)
+        by_hand = [model.one(part) + part @ own.update[k].mT for k, part in enumerate(x.split(samples))]
+        torch.testing.assert_close(own(x), torch.cat(by_hand), rtol=0, atol=1e-5)
+
+
+def test_each_head_has_its_own_classes_and_inputs() -> None:
+    model = Wide()
+    four = wide_tasks(model)
+    replicas = adapters.Replicas(model, [2], 0, [[3, 5], [2, 4]], layers=["one", "two"])
+    inputs, goals = adapters.data_of(four).batch(replicas.pairs, slice(None))
+    assert inputs.shape[:3] == (4, 2, 40)
+    logits = replicas(inputs)
+    for k, (i, j) in enumerate(replicas.pairs):
+        for head, task in enumerate((four[0][i], four[1][j])):
+            by_hand = model(torch.tensor(task.train.inputs)) @ replicas.weight[k, head]
+            torch.testing.assert_close(
+                logits[k, head, :, : task.outputs], by_hand[:, : task.outputs], atol=1e-5, rtol=0
+            )
+            assert (logits[k, head, :, task.outputs :] < -1e3).all()
+            assert goals[k, head].tolist() == task.train.labels.tolist()
+
+
+def test_outcomes_give_the_table() -> None:
+    model = Wide()
+    found = adapters.train(model, wide_tasks(model), [2, 4], [3], epochs=2, layers=["one", "two"], record=[0, 2])
+    assert set(found.outcomes) == {(rank, 3, epoch) for rank in (2, 4) for epoch in (0, 2)}
+    for row in found.table.itertuples():
+        right = found.outcomes[row.rank, row.seed, row.epoch][row.outcomes]
+        assert right.shape == (2, 2, 2, 40)
+        assert set(np.unique(right)) <= {-1, 1}
+        assert right[0, 1].astype(float).prod(0).mean() == pytest.approx(row.c12)
+        assert (1 + right[1, 0, 1].mean()) / 2 == pytest.approx(row.acc_b21)
+
+
+def test_ranks_in_programs_of_their_own_are_the_same_runs() -> None:
+    model, four, layers = Wide(), wide_tasks(Wide()), ["one", "two"]
+    apart = [adapters.losses(model, four, [rank], 0, layers=layers, epochs=2) for rank in (2, 8)]
+    together = adapters.losses(model, four, [2, 8], 0, layers=layers, epochs=2)
+    np.testing.assert_allclose(np.concatenate(apart, 1), together, rtol=0, atol=1e-4)
+
+
+def test_peft_agrees_on_wide_layers_and_many_classes() -> None:
+    pytest.importorskip("peft", reason="peft is in the extra 'lora'")
+    model, layers = Wide().double(), ["one", "two"]
+    four = wide_tasks(Wide())
+    for task in (task for side in four for task in side):
+        for split in (task.train, task.test):
+            object.__setattr__(split, "inputs", split.inputs.astype(float))
+    ours = adapters.losses(model, four, [4], 0, layers=layers, epochs=3)
+    for context in range(4):
+        theirs = adapters.losses_peft(model, four, 4, context, 0, layers=layers, epochs=3)
+        np.testing.assert_allclose(ours[:, 0, context], theirs, rtol=0, atol=1e-6)
+
+
+def test_any_pairs_of_tasks_train_at_once() -> None:
+    model = Wide()
+    sides = wide_tasks(model, counts=((3, 3, 3), (3, 3, 3)))
+    data = {"train": adapters.data_of(sides), "other": adapters.data_of(sides, "test")}
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    replicas = adapters.Replicas(model, [4], 0, [[3] * 3] * 2, pairs=pairs, layers=["one", "two"])
+    first, last = adapters.fit(replicas, data, 0, epochs=30, record=[0, 30], rate=1e-2, batch=8)
+    assert last.right["train"].shape == (3, 2, 40)
+    assert last.right["train"].mean() > 0.9 > first.right["train"].mean()
+    assert (last.loss < first.loss).all()
+    assert set(last.right) == {"train", "other"}
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -415,10 +509,10 @@ def test_tasks_of_different_size(encoder: nn.Module, mixed) -> None:
         adapters.train(encoder, (mixed[0], short[1]), [2], [0])
 
 
-def test_labels_other_than_0_and_1(encoder: nn.Module, mixed) -> None:
+def test_labels_beyond_the_classes(encoder: nn.Module, mixed) -> None:
     (a, b), (c, d) = mixed
     odd = Task("odd", Split(d.train.inputs, d.train.labels + 1), d.test)
-    with pytest.raises(ValueError, match="labels 0 and 1"):
+    with pytest.raises(ValueError, match="labels of odd are whole numbers from 0 to 1"):
         adapters.train(encoder, ((a, b), (c, odd)), [2], [0])
 
 
@@ -426,7 +520,7 @@ def test_sentences_of_different_length(encoder: nn.Module, mixed) -> None:
     (a, b), (c, d) = mixed
     cut = [Split(split.inputs[:, :9], split.labels) for split in (d.train, d.test)]
     shorter = Task("short", *cut)
-    with pytest.raises(ValueError, match=r"sentences of one length; got .* and \[9, 11\] words"):
+    with pytest.raises(ValueError, match=r"inputs of one shape; got .*\(9,\), \(11,\)"):
         adapters.train(encoder, ((a, b), (c, shorter)), [2], [0])
 
 

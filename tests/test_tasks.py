@@ -1,4 +1,4 @@
-"""Tasks of graded difficulty, four languages, and an encoder that has learnt to read them."""
+"""Tasks on bits of graded difficulty, and an encoder that has learnt to read them."""
 
 import numpy as np
 import pytest
@@ -13,26 +13,16 @@ from ncutil.lora.tasks import Split
 SENTENCES = arrays(np.int64, (5, bit_tasks.BITS), elements=st.integers(0, 1))
 
 
-@given(SENTENCES, st.integers(0, bit_tasks.LANGUAGES - 1))
-def test_bits_can_be_read_off_a_sentence(bits: np.ndarray, language: int) -> None:
-    words = bit_tasks.sentences(bits, language)
+@given(SENTENCES)
+def test_bits_can_be_read_off_a_sentence(bits: np.ndarray) -> None:
+    words = bit_tasks.sentences(bits)
+    assert words.max() < bit_tasks.Encoder().word.num_embeddings
     assert words.shape == (5, bit_tasks.BITS + 1)
     assert (words[:, 0] == 0).all()
-    number = words[:, 1:] - 1 - 2 * bit_tasks.BITS * language
+    number = words[:, 1:] - 1
     for row, said in zip(bits, number, strict=True):
         told = dict(zip(said // 2, said % 2, strict=True))
         assert [told[k] for k in range(bit_tasks.BITS)] == row.tolist()
-
-
-def test_languages_share_no_word_and_no_order() -> None:
-    off = np.zeros(bit_tasks.BITS, int)
-    words = [
-        {*bit_tasks.sentences(off, k)[1:], *bit_tasks.sentences(1 - off, k)[1:]} for k in range(bit_tasks.LANGUAGES)
-    ]
-    assert len(set().union(*words)) == sum(map(len, words)) == 2 * bit_tasks.BITS * bit_tasks.LANGUAGES
-    assert max(set().union(*words)) < bit_tasks.Encoder().word.num_embeddings
-    orders = [tuple(bit_tasks.sentences(off, k)[1:] // 2 - bit_tasks.BITS * k) for k in range(bit_tasks.LANGUAGES)]
-    assert len(set(orders)) == bit_tasks.LANGUAGES
 
 
 @pytest.mark.parametrize("name", sorted(bit_tasks.GROUPS))
@@ -42,11 +32,9 @@ def test_groups_are_two_by_two_and_labels_are_the_functions(name: str) -> None:
     for number, task in enumerate(task for side in four for task in side):
         function, _, rest = task.name.partition(" of ")
         assert function == bit_tasks.GROUPS[name][number % 2]
-        which = [int(k) - 1 for k in rest.split(",")[0].split("-")]
-        language = number if name == "multilingual" else 0
+        which = [int(k) - 1 for k in rest.split("-")]
         for split in (task.train, task.test):
-            number_of = np.sort(split.inputs[:, 1:] - 1 - 2 * bit_tasks.BITS * language, axis=1)
-            bits = (number_of % 2)[:, which]
+            bits = ((split.inputs[:, 1:] - 1) % 2)[:, which]
             expected = bits.sum(1) > 1 if function == "majority" else bits.sum(1) % 2
             assert (split.labels == expected).all()
 
@@ -91,12 +79,12 @@ def test_parity_is_hard_and_majority_easy_for_a_linear_head() -> None:
 
 @pytest.fixture(scope="module")
 def pretrained() -> tuple[bit_tasks.Encoder, float]:
-    return bit_tasks.pretrain(1, avoid=bit_tasks.questions(0))
+    return bit_tasks.pretrain(steps=300, avoid=bit_tasks.questions(0))
 
 
 def test_pretraining_learns_its_functions(pretrained: tuple[bit_tasks.Encoder, float]) -> None:
     model, accuracy = pretrained
-    assert accuracy > 0.95
+    assert accuracy > 0.85
     assert not any(p.requires_grad for p in model.parameters())
 
 
@@ -106,7 +94,7 @@ def test_an_encoder_is_never_pretrained_on_a_task_that_it_shall_learn(seed: int,
     for name in bit_tasks.GROUPS:
         for task in (task for side in bit_tasks.group(name, draw=draw, train=2, test=2) for task in side):
             function, _, rest = task.name.partition(" of ")
-            bits = tuple(int(k) - 1 for k in rest.split(",")[0].split("-"))
+            bits = tuple(int(k) - 1 for k in rest.split("-"))
             assert (function, bits) in avoid
     learnt = bit_tasks.curriculum(seed, 40, avoid)
     assert len(learnt) == 40
@@ -123,7 +111,7 @@ def test_without_that_rule_some_encoder_would_be() -> None:
 def test_labels_of_the_curriculum_are_what_the_heads_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(bit_tasks, "curriculum", lambda *given: seen.append(given) or [("and", (1, 4))])
-    _, accuracy = bit_tasks.pretrain(1, seed=3, functions=1, steps=150, avoid={("or", (0, 1))})
+    _, accuracy = bit_tasks.pretrain(3, functions=1, steps=150, avoid={("or", (0, 1))})
     assert seen == [(3, 1, {("or", (0, 1))})]
     assert accuracy > 0.95
 
@@ -132,16 +120,16 @@ def test_pretraining_is_a_function_of_its_seed() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, two, three = (bit_tasks.pretrain(2, seed=s, functions=3, steps=3)[0] for s in (0, 0, 1))
+    one, two, three = (bit_tasks.pretrain(s, functions=3, steps=3)[0] for s in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected)  # the reader's generator is left alone
-    x = torch.tensor(bit_tasks.sentences(np.eye(bit_tasks.BITS, dtype=int), 1))
+    x = torch.tensor(bit_tasks.sentences(np.eye(bit_tasks.BITS, dtype=int)))
     assert torch.equal(one(x), two(x))
     assert not torch.equal(one(x), three(x))
 
 
 def test_an_easy_task_is_learnt_sooner_than_a_hard_one(pretrained: tuple[bit_tasks.Encoder, float]) -> None:
     four = bit_tasks.group("mixed", train=128, test=64)
-    frame = adapters.train(pretrained[0], four, [8], [0], epochs=15)
+    frame = adapters.train(pretrained[0], four, [8], [0], epochs=15).table
     seen = frame[frame.outcomes == "train"].iloc[0]
     easy, hard = seen[["acc_a11", "acc_b11"]].mean(), seen[["acc_a22", "acc_b22"]].mean()
     assert easy > max(0.85, hard + 0.1)
@@ -160,17 +148,15 @@ def test_encoder_reads_its_last_layer_at_the_mark_only_and_exactly() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bit_tasks.group("medium"), "unknown group 'medium'; known: mixed, hard, easy, multilingual"),
+        (lambda: bit_tasks.group("medium"), "unknown group 'medium'; known: mixed, hard, easy"),
         (lambda: bit_tasks.group("hard", train=1000, test=100), "there are 1024 sentences; cannot train on 1000"),
         (lambda: bit_tasks.group("hard", test=0), "test is a whole number from 1; got 0"),
         (lambda: bit_tasks.group("hard", train=2.5), "train is a whole number from 1; got 2.5"),
         (lambda: bit_tasks.group("hard", draw=-1), "draw is a whole number from 0; got -1"),
-        (lambda: bit_tasks.pretrain(1, functions=0), "functions is a whole number from 1; got 0"),
+        (lambda: bit_tasks.pretrain(functions=0), "functions is a whole number from 1; got 0"),
         (lambda: bit_tasks.sentences([0, 1]), r"says 10 bits, 0 or 1 each; got shape \(2,\)"),
         (lambda: bit_tasks.sentences([2] * 10), "0 or 1 each"),
-        (lambda: bit_tasks.sentences([0] * 10, 4), "languages are 0 to 3; got 4"),
-        (lambda: bit_tasks.pretrain(0), "languages is a whole number from 1; got 0"),
-        (lambda: bit_tasks.pretrain(5), "1 to 4 languages; got 5"),
+        (lambda: bit_tasks.pretrain(-1), "seed is a whole number from 0; got -1"),
         (lambda: Split(np.zeros((3, 2)), np.zeros(2)), "a label each; got 3 and 2 labels"),
         (lambda: Split(np.zeros((0, 2)), np.zeros(0)), "a label each; got 0"),
     ],
