@@ -48,8 +48,8 @@ def style() -> None:
 def bound(ax: Axes, value: float, label: str, *, quantum: bool = False) -> None:
     """Draw a bound on S as a horizontal line with its name at the right end; dashed, or dash-dotted if quantum."""
     ax.axhline(value, color="0.25", linewidth=1.2, linestyle="-." if quantum else "--", zorder=1)
-    place = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "textcoords": "offset points", "ha": "right"}
-    ax.annotate(label, (1, value), fontsize="small", color="0.25", **place)
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "textcoords": "offset points"}
+    ax.annotate(label, (1, value), ha="right", fontsize="small", color="0.25", **place)
 
 
 def points(ax: Axes, x: ArrayLike, table: pd.DataFrame, **style: Any) -> None:
