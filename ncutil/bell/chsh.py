@@ -43,11 +43,6 @@ def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floa
     result has shape (..., 2, 2). The estimator is "product" (E[AB], to which the bound 2 belongs), "covariance" or
     "pearson" (NaN where one side has no spread: always right is not correlated with anything). ValueError for
     another estimator, shapes that differ or do not end in (2, 2, samples), and values that are not finite.
-
-    >>> a = np.ones((2, 2, 4))
-    >>> b = [[[1, 1, 1, -1]] * 2] * 2
-    >>> correlations(a, b)[0, 0], correlations(a, b, "pearson")[0, 0]
-    (np.float64(0.5), np.float64(nan))
     """
     known("estimator", estimator, ESTIMATORS)
     x, y = _outcomes(a, b)
@@ -63,11 +58,7 @@ def correlations(a: ArrayLike, b: ArrayLike, estimator: str = "product") -> Floa
 
 
 def chsh(C: ArrayLike) -> Floats:
-    """S = C11 + C12 + C21 - C22 of correlators, shape (..., 2, 2) to (...); NaN where a correlator is NaN.
-
-    >>> float(chsh([[0.5, 0.5], [1, -0.5]]))
-    2.5
-    """
+    """S = C11 + C12 + C21 - C22 of correlators, shape (..., 2, 2) to (...); NaN where a correlator is NaN."""
     return _einsum("...ij,ij->...", _table("correlators", C), SIGNS)
 
 
@@ -82,8 +73,6 @@ def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float
     Outcomes +-1 ("sign") have the bounds 2, 16/7 (Pozsgay et al. 2017) and 5/2 (Huang and Vontobel 2021); the first two
     hold in [-1, 1] as well. For any outcomes ("real") "pearson" allows 2 sqrt 2, and the other two have no bound.
 
-    >>> [classical_bound("product"), classical_bound("pearson"), round(classical_bound("pearson", "real"), 3)]
-    [2.0, 2.5, 2.828]
     """
     bounds = {"sign": {"product": 2.0, "covariance": 16 / 7, "pearson": 5 / 2}, "real": {"pearson": quantum_bound()}}
     known("estimator", estimator, ESTIMATORS)
@@ -94,13 +83,7 @@ def classical_bound(estimator: str = "product", outcomes: str = "sign") -> float
 
 
 def independent_heads(mean_a: ArrayLike, mean_b: ArrayLike) -> Floats:
-    """S of two sides that are independent within every context, from the means there, (..., 2, 2) each.
-
-    It is what accuracy alone contributes to the S of trained networks.
-
-    >>> float(independent_heads([[0.5, 0.5], [0.5, 0.5]], [[1, 1], [1, 1]]))
-    1.0
-    """
+    """S of two sides independent within each context, from the means there, (..., 2, 2): what accuracy alone gives."""
     return chsh(_table("means of Alice", mean_a) * _table("means of Bob", mean_b))
 
 
@@ -292,8 +275,7 @@ def _behaviour(p: ArrayLike) -> Floats:
         raise ValueError(f"a behaviour has shape (..., 2, 2, 2, 2); got {p.shape}")
     if not np.isfinite(p).all() or p.min(initial=0) < -_ROUNDING:
         raise ValueError("a behaviour holds finite probabilities, none below 0")
-    sums = p.sum((-2, -1))
-    if not np.allclose(sums, 1, rtol=0, atol=_ROUNDING):
+    if not np.allclose(sums := p.sum((-2, -1)), 1, rtol=0, atol=_ROUNDING):
         worst = float(sums.flat[np.abs(sums - 1).argmax()])
         raise ValueError(f"the four probabilities of each context must sum to 1; got a sum of {worst:.6g}")
     return p

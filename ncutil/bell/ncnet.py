@@ -47,11 +47,7 @@ def corners(bits: int) -> Array:
 
 
 def truth_table(task: str, bits: int = 2) -> Array:
-    """Label of every pattern of `corners(bits)` under a task, 0 or 1; ValueError lists the known tasks.
-
-    >>> truth_table("xor").tolist(), truth_table("and").tolist()
-    ([0, 1, 1, 0], [0, 0, 0, 1])
-    """
+    """Label of every pattern of `corners(bits)` under a task, 0 or 1; ValueError lists the known tasks."""
     known("task", task, TASKS)
     return TASKS[task](corners(bits)).astype(int)
 
@@ -213,15 +209,11 @@ def experiment(
 ) -> pd.DataFrame:
     """S of many runs at some widths.
 
-    Parameters
-    ----------
-    widths : hidden units, or units a head where nothing is shared
-    runs : independent runs per width, four networks each
-    restarts, select : networks trained per context, and how the best of them is chosen, see `Trained.best_of`
-    seed, steps, rate : of the training (Adam, full batch)
-    alice, bob, bits, inputs, sharing : see `patterns` and `wiring`
-    seen : patterns to train on, drawn anew for each run; all by default
-    record : steps at which everything is measured; the last by default
+    `widths` are hidden units, or units a head where nothing is shared; `runs` are independent runs per width, of four
+    networks each. `restarts` networks are trained per context, and `Trained.best_of` chooses by `select`. Options:
+    `seed`, `steps`, `rate` of the training (Adam, full batch); `alice`, `bob`, `bits`, `inputs`, `sharing`, see
+    `patterns` and `wiring`; `seen` patterns to train on, drawn anew for each run (all by default); `record`, the steps
+    at which everything is measured (the last by default).
 
     One row per run, width, context, step and kind of inputs ("seen" in training or "held out"): `run`, `width`,
     `context` ("11" to "22"), `step`, `inputs`; `c` = E[AB] of the outcomes, `mean_a`, `mean_b`; `loss`, summed over

@@ -48,16 +48,8 @@ def style() -> None:
 def bound(ax: Axes, value: float, label: str, *, quantum: bool = False) -> None:
     """Draw a bound on S as a horizontal line with its name at the right end; dashed, or dash-dotted if quantum."""
     ax.axhline(value, color="0.25", linewidth=1.2, linestyle="-." if quantum else "--", zorder=1)
-    ax.annotate(
-        label,
-        (1, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize="small",
-        color="0.25",
-    )
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "textcoords": "offset points"}
+    ax.annotate(label, (1, value), ha="right", fontsize="small", color="0.25", **place)
 
 
 def points(ax: Axes, x: ArrayLike, table: pd.DataFrame, **style: Any) -> None:
@@ -97,16 +89,9 @@ def graph(
         x, y = zip(place[low], place[high], strict=True)
         ax.plot(x, y, color=PALETTE[1] if both else "0.7", linewidth=1.8 if both else 0.7, zorder=1)
     for name, (x0, y0) in place.items():
-        ax.scatter(
-            x0,
-            y0,
-            s=170 * max(area[name], 0.03),  # a full node has 170 square points
-            marker="s" if on[name] else "o",
-            facecolor=PALETTE[1] if on[name] else "white",
-            edgecolor="black",
-            linewidth=0.9,
-            zorder=2,
-        )
+        marker, colour = ("s", PALETTE[1]) if on[name] else ("o", "white")
+        size = 170 * max(area[name], 0.03)  # a full node has 170 square points
+        ax.scatter(x0, y0, size, marker=marker, facecolor=colour, edgecolor="black", linewidth=0.9, zorder=2)
         text = labels.get(name, "") if isinstance(labels, Mapping) else name if labels else ""
         ax.annotate(text, (x0, y0), ha="center", va="center", fontsize=7, color="white" if on[name] else "black")
     ax.set(title=title, xlim=(-0.56, 0.56), ylim=(-0.4, len(levels) - 0.6))

@@ -16,15 +16,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Another path to write to, which takes the place of `path` when the block ends without an error.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "folder" / "numbers.txt"
-    >>> with replacing(target) as part:
-    ...     _ = part.write_text("1 2 3")
-    >>> target.read_text(), len(list(target.parent.iterdir()))
-    ('1 2 3', 1)
-    """
+    """Another path to write to, which takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: some writers go by it.
     part = path.with_name(f".{os.getpid()}-{get_ident()}-{path.name}")
@@ -47,11 +39,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def digest(*parts: bytes | str) -> str:
-    """Short hash of a sequence of texts; where one ends and the next begins counts.
-
-    >>> digest("ab", "c") == digest("a", "bc")
-    False
-    """
+    """Short hash of a sequence of texts; where one ends and the next begins counts."""
     total = sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

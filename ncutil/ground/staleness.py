@@ -54,17 +54,11 @@ def key(
 ) -> Key:
     """All that a result depends on.
 
-    Parameters
-    ----------
-    cells : code of a notebook, cell by cell
-    modules : full names of modules of ours; those that they and the cells import count too
-    parameters : values that JSON can hold, tuples as lists
-    data : files and folders
-    pins : file of pinned versions
-    rounding : whether results may differ between processors with other vector instructions
-    packages, root : whose modules are followed, and the folder that these packages lie in
-
-    Raises SyntaxError for code that is not Python, FileNotFoundError for data that is not there.
+    `cells` are the code of a notebook, `modules` full names of modules of ours; what both import counts too.
+    `parameters` are values that JSON can hold, tuples as lists; `data` files and folders; `pins` a file of pinned
+    versions. `rounding` says whether results may differ between processors with other vector instructions. Modules of
+    `packages` in the folder `root` are followed. SyntaxError for code that is not Python, FileNotFoundError for missing
+    data.
     """
     sources = list(cells)
     names = set(modules).union(*(imported(source, packages) for source in sources))
@@ -81,11 +75,7 @@ def key(
 
 
 def changes(old: Key | None, new: Key) -> str:
-    """Why a result is stale: which parts of its key differ; empty if none does.
-
-    >>> changes({"code": "a", "data": {}}, {"code": "b", "data": {}})
-    'code cells changed'
-    """
+    """Why a result is stale: which parts of its key differ, such as "code cells changed"; empty if none does."""
     if old is None:
         return "no finished run"
     changed = [words for part, words in PARTS.items() if old.get(part) != new.get(part)]
@@ -98,11 +88,7 @@ def short(of: Key) -> str:
 
 
 def tree(source: str) -> str:
-    """Hash of code by its syntax tree: comments, docstrings, quotes and layout do not count.
-
-    >>> tree("x = 1  # one") == tree("x=1"), tree("x = 1") == tree("x = 2")
-    (True, False)
-    """
+    """Hash of code by its syntax tree: comments, docstrings, quotes and layout do not count."""
     return _parsed(source)[0]
 
 

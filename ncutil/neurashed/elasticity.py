@@ -55,8 +55,6 @@ def local_elasticity(
     >>> round(local_elasticity(layer, [1.0, 2.0], 0, [1.0, 0.0], rate=0.1), 9)
     0.333333333
 
-    Parameters
-    ----------
     model : module that maps a batch (n, ...) to logits (n, classes); left as it is
     x, x_test : base and test input, of one shape, without a batch axis
     y : label of the base, a single number
@@ -107,8 +105,6 @@ def elasticity_matrix(model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Te
     array([[1.      , 0.333333],
            [1.      , 1.      ]])
 
-    Parameters
-    ----------
     model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
     X : (n, ...) inputs
     y : (n,) labels of the inputs as bases; by default the classes that the model predicts

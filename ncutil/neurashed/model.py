@@ -53,21 +53,16 @@ class Neurashed:
 
     A malformed graph, rule, factor or weight raises a ValueError that names the node.
 
-    Parameters
-    ----------
-    levels : sequence of sequences of str
-        Names of the nodes, bottom level first; the last level holds the classes. Names are unique.
-    edges : iterable of (str, str)
-        Pairs (lower, upper) of neighbouring levels: upper depends on lower.
-    rules : rule, or mapping from node to rule
-        When a node above the first level fires, given its dependent nodes below. "any"; "all"; a number k, for at
-        least k of them; a table of 2^n entries 0 or 1, in the order of `itertools.product((0, 1), repeat=n)` over its n
-        dependent nodes in the order of their level; or a frozenset of frozensets of names: the node fires when exactly
-        one of these sets does. A node without dependent nodes never fires and needs no rule.
-    factors : array_like, shape (..., nodes below the last level), or number
-        Amplification factors lambda >= 0, in the order of `names`; leading axes are runs.
-    weights : array_like, shape (..., nodes of the second-last level, classes), or number
-        Weights eta >= 0 of the edges into the last level; entries without an edge are set to 0.
+    levels : unique names of the nodes, bottom level first; the last level holds the classes
+    edges : pairs (lower, upper) of neighbouring levels: upper depends on lower
+    rules : a rule for all nodes above the first level, or one for each by name
+        When a node fires, given its dependent nodes below. "any"; "all"; a number k, for at least k of them; a table of
+        2^n entries 0 or 1, in the order of `itertools.product((0, 1), repeat=n)` over its n dependent nodes in the
+        order of their level; or a frozenset of frozensets of names: the node fires when exactly one of these sets does.
+        A node without dependent nodes never fires and needs no rule.
+    factors : lambda >= 0, (..., nodes below the last level) in the order of `names`, or a number; leading axes are runs
+    weights : eta >= 0 of the edges into the last level, (..., nodes of the level before, classes), or a number
+        Entries without an edge are set to 0.
     """
 
     levels: Sequence[Sequence[str]]
@@ -175,8 +170,7 @@ class Neurashed:
             for column, below, patterns in tables:
                 above[..., column] = (fires[-1][..., None, below] == patterns).all(-1).any(-1)
             fires.append(above)
-        wrong = fires[-1].sum(-1) != 1
-        if wrong.any():
+        if (wrong := fires[-1].sum(-1) != 1).any():
             where = np.unravel_index(np.argmax(wrong), wrong.shape)
             on, labels = ([self.levels[i][j] for j in np.flatnonzero(fires[i][where]).tolist()] for i in (0, -1))
             raise ValueError(
@@ -229,22 +223,16 @@ class Neurashed:
         An update rule that breaks g+(x) > x or 0 <= g-(x) <= x where it is used or on a grid of factors, such as
         `multiply` at a factor of 0, raises a ValueError that names the node.
 
-        Parameters
-        ----------
-        batches : array_like, shape (steps, ..., batch), or an iterable of (..., batch)
-            With `inputs`: whole numbers, the rows of `inputs` that a batch holds. Without: inputs themselves, 0 or 1
-            with shape (steps, ..., batch, first-level nodes). Axes between steps and batch are runs and broadcast
-            against those of the factors: model factors (nodes,) or (runs, nodes), batches (steps, runs, batch).
-        grow, decay : UpdateRule
-            g+ and g-: functions of the factors, shape (..., nodes below the last level), and the number of the step,
-            from 0. `multiply`, `add`, or any function; it may hold a random generator.
-        inputs : array_like of 0 and 1, shape (types, first-level nodes)
-            The kinds of input there are.
-        edge_rules : (g+, g-), optional
-            Rules for the weights into the last level, which grow when both their ends are in the union; without, the
-            weights stay as they are.
-        record : increasing numbers of completed steps, optional
-            The factors, shape (runs, nodes), get a leading axis: the state after each of them (0 is the start).
+        `batches`, (steps, ..., batch) or an iterable of (..., batch), hold rows of `inputs`, the kinds of input there
+        are, 0 or 1 in shape (types, first-level nodes). Without `inputs` they hold inputs themselves, (steps, ...,
+        batch, first-level nodes). Axes between steps and batch are runs and broadcast against those of the factors.
+
+        `grow` and `decay` are g+ and g-: functions of the factors, (..., nodes below the last level), and the number of
+        the step, from 0. They are `multiply`, `add`, or any function; it may hold a random generator. `edge_rules`, a
+        pair (g+, g-), change the weights into the last level, which grow when both their ends are in the union.
+
+        With `record`, increasing numbers of completed steps, the factors, (runs, nodes), get a leading axis: the state
+        after each of them (0 is the start).
         """
         # A factor of 0 that g+ leaves at 0 can never grow, so this is an error before training.
         for x, fires in [*product(10.0 ** np.arange(-6, 7), (True, False)), (self.factors, True)]:
@@ -324,10 +312,7 @@ def from_text(text: str, factors: Any = 1.0) -> Neurashed:
 
     Names are a letter for the level (levels are in alphabetical order) and a number; the rule is "any", "all" or a
     number k. Nodes of the first level appear only among the dependent nodes. Other lines raise a ValueError.
-
-    >>> model = from_text("b1 all a1 a2" "\\n" "b2 2 a2 a3 a4" "\\n" "y1 any b1 b2")
-    >>> model.levels
-    (('a1', 'a2', 'a3', 'a4'), ('b1', 'b2'), ('y1',))
+    `FIGURE_1` is an example.
     """
     rows = [line.split() for line in text.strip().splitlines()]
     for row in rows:

@@ -24,9 +24,6 @@ def nc1(features: ArrayLike, labels: ArrayLike) -> float:
 
     Features have shape (samples, dimensions), labels are whole numbers, shape (samples,). Shapes that don't fit, values
     that are not finite, fewer than two classes, or class means that coincide raise a ValueError.
-
-    >>> round(nc1([[-1.5], [-0.5], [0.5], [1.5]], [0, 0, 1, 1]), 12)
-    0.125
     """
     x, index, counts, means = _by_class(features, labels)
     share = 1 / len(counts)

@@ -49,11 +49,7 @@ class Study:
 
 
 def grid(**values: Iterable[Any]) -> list[Block]:
-    """Blocks for all combinations of values.
-
-    >>> grid(width=[2, 3], runs=[100])
-    [{'width': 2, 'runs': 100}, {'width': 3, 'runs': 100}]
-    """
+    """Blocks for all combinations of values: `grid(width=[2, 3], runs=[100])` makes two."""
     return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
 

@@ -38,10 +38,7 @@ THREADS = cores()
 class Ensemble:
     """A trained ensemble: logits recorded during training, and the weights at the end.
 
-    Attributes
-    ----------
-    seeds : (members,)
-    steps : (records,), updates done when each record was taken
+    seeds : (members,); steps : (records,), updates done when each record was taken
     logits : (records, members, patterns, heads)
     targets : (patterns, heads) or (members, patterns, heads), 0 or 1, as given
     weights : (members, patterns), each pattern's share in a member's training loss; rows sum to 1
@@ -83,8 +80,6 @@ def train(
 ) -> Ensemble:
     """Train all members at once on the compiled kernel.
 
-    Parameters
-    ----------
     inputs : (patterns, bits), all of which every step takes
     targets : (patterns, heads), 0 or 1; (members, patterns, heads) where every member has its own
     width : hidden units
@@ -111,7 +106,7 @@ def train(
     """
     if device != "cpu":
         return train_reference(inputs, targets, width, seeds, dtype=dtype, device=device, **options)
-    start, x, links, steps, rate, adam = _start(inputs, targets, width, seeds, dtype, **options)
+    start, x, links, steps, rate, adam = _start(inputs, targets, width, seeds, dtype=dtype, **options)
     records, members, patterns, heads = start.logits.shape
     goals = np.broadcast_to(start.targets, (members, patterns, heads))
     shape = _kernel.Shape(x.shape[1], int(width), heads, adam)
@@ -144,11 +139,7 @@ def train(
 
 
 def train_reference(
-    inputs: ArrayLike,
-    targets: ArrayLike,
-    width: int,
-    seeds: ArrayLike,
-    *,
+    *given: Any,
     dtype: str = "float64",
     device: str = "cpu",
     gradients: bool = False,
@@ -167,7 +158,7 @@ def train_reference(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' needs a GPU that PyTorch can use; it finds none (device='cpu' does without)")
     torch.set_num_threads(1)
-    start, inputs, links, steps, rate, adam = _start(inputs, targets, width, seeds, dtype, **options)
+    start, inputs, links, steps, rate, adam = _start(*given, dtype=dtype, **options)
     x, t, shares, into_hidden, into_head, hidden, head = (
         torch.tensor(array, dtype=getattr(torch, dtype), device=device)
         for array in (inputs, start.targets, start.weights, *links, start.hidden, start.head)
@@ -235,8 +226,8 @@ def _start(
     targets: ArrayLike,
     width: int,
     seeds: ArrayLike,
-    dtype: str,
     *,
+    dtype: str,
     steps: int,
     rate: float,
     optimizer: str = "adam",
