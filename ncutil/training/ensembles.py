@@ -139,7 +139,11 @@ def train(
 
 
 def train_reference(
-    *given: Any,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    width: int,
+    seeds: ArrayLike,
+    *,
     dtype: str = "float64",
     device: str = "cpu",
     gradients: bool = False,
@@ -158,10 +162,10 @@ def train_reference(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' needs a GPU that PyTorch can use; it finds none (device='cpu' does without)")
     torch.set_num_threads(1)
-    start, inputs, links, steps, rate, adam = _start(*given, dtype=dtype, **options)
+    start, given, links, steps, rate, adam = _start(inputs, targets, width, seeds, dtype=dtype, **options)
     x, t, shares, into_hidden, into_head, hidden, head = (
         torch.tensor(array, dtype=getattr(torch, dtype), device=device)
-        for array in (inputs, start.targets, start.weights, *links, start.hidden, start.head)
+        for array in (given, start.targets, start.weights, *links, start.hidden, start.head)
     )
     layers = hidden.requires_grad_(), head.requires_grad_()
     first, second = ([torch.zeros_like(layer) for layer in layers] for _ in range(2))
