@@ -113,7 +113,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(
     last = list(text_study.TEXT_GROUPS.values())[1].bob[1]
     shutil.copytree(shelf / "data", tmp_path / "data")
     (tmp_path / "data" / f"{last}_test.jsonl").unlink()
-    monkeypatch.setattr(text_study, "train_top", lambda *given, **more: pytest.fail("a group was trained"))
+    monkeypatch.setattr(adapters, "train", lambda *given, **more: pytest.fail("a group was trained"))
     with pytest.raises(ValueError, match=f"{last}_test.jsonl"):
         text_study.train_groups(
             "text", [1], [0, 1], store=tmp_path, data=tmp_path / "data", models=shelf / "models", examples=ROWS
