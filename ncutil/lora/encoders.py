@@ -124,13 +124,13 @@ def below(encoder: Any, tokens: Array) -> Array:
 
     What is padding is 0. `tokens` are (texts, length, 3).
     """
-    found = np.zeros((*tokens.shape[:2], 1 + encoder.config.hidden_size), np.float32)
-    for some, place in zip(torch.from_numpy(tokens).split(64), torch.from_numpy(found).split(64), strict=True):
+    found = torch.zeros(*tokens.shape[:2], 1 + encoder.config.hidden_size, dtype=encoder.dtype)
+    for some, place in zip(torch.from_numpy(tokens).split(64), found.split(64), strict=True):
         ids, types, mask = some[:, some[..., 2].any(0)].unbind(-1)
         given = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
         hidden = encoder(**given, output_hidden_states=True).hidden_states[-2]
         place[:, : mask.shape[1]] = torch.cat([torch.ones_like(hidden[..., :1]), hidden], -1) * mask[..., None]
-    return found
+    return found.numpy()
 
 
 def frozen_states(encoder: Any, tokens: Array, store: Path) -> Array:
@@ -154,13 +154,10 @@ def for_words(model: str | Path, length: int = 16) -> tuple[LastLayer, dict[str,
     - length : tokens that are kept of a word
 
     Returns its last layer and, by language, what it takes for every row of `words.vocabulary`, (words, length,
-    1 + width), which `words.tasks` takes. At width 768 that is 90 MB for each language. Raises what `load_encoder` does,
-    and ImportError where the extra `words` is missing.
+    1 + width), which `words.tasks` takes; at width 768, 90 MB for each language. Raises what `load_encoder` does, and
+    ImportError where the extra `words` is missing.
     """
     names = words.vocabulary()
     encoder, tokenizer = load_encoder(model)
-    inputs = {
-        code: below(encoder, tokenize(tokenizer, [(name, None) for name in names[code]], length))
-        for code in words.LANGUAGES
-    }
-    return LastLayer(encoder), inputs
+    tokens = {code: tokenize(tokenizer, [(name, None) for name in names[code]], length) for code in words.LANGUAGES}
+    return LastLayer(encoder), {code: below(encoder, ids) for code, ids in tokens.items()}
