@@ -134,7 +134,7 @@ def train_groups(
     if dry:
         return pd.DataFrame()
     frames = [
-        _train(study, group, *read[name], ranks, seeds, recipe, Path(store)).assign(group=name, tie=group.alpha_rule)
+        _train(study, group, read[name], ranks, seeds, recipe, Path(store)).assign(group=name, tie=group.alpha_rule)
         for name, group in groups.items()
     ]
     return pd.concat(frames, ignore_index=True)
@@ -153,32 +153,33 @@ def _read(group: Group, ranks: Numbers, data: Folder | None, recipe: Recipe) -> 
 
 
 def _train(
-    study: str, group: Group, texts: Named, encoder: Any, tokenizer: Any, ranks: Numbers, seeds: Numbers,
-    recipe: Recipe, store: Path,
-) -> pd.DataFrame:  # fmt: skip
+    study: str, group: Group, read: tuple[Named, Any, Any], ranks: Numbers, seeds: Numbers, recipe: Recipe, store: Path
+) -> pd.DataFrame:
     """All ranks and seeds of a group, side by side on the cores, one after another on a GPU."""
-    splits = {(name, split): getattr(task, split) for name, task in texts.items() for split in SPLITS}
-    tokens = {at: tokenize(tokenizer, [text for [text] in part.inputs], recipe.length) for at, part in splits.items()}
-    told = {f"{what} {at}": x for at, part in splits.items() for what, x in (("ids", tokens[at]), ("y", part.labels))}
+    texts, encoder, tokenizer = read
     device = "cuda" if study == "paper" and torch.cuda.is_available() else "cpu"
     model = LastLayer(encoder) if study == "text" else Bert(encoder)
-    inputs = {at: frozen_states(encoder, ids, store) for at, ids in tokens.items()} if study == "text" else tokens
-    coded = {
-        name: Task(name, *(Split(inputs[name, split], splits[name, split].labels) for split in SPLITS), task.outputs)
-        for name, task in texts.items()
-    }
-    tasks = [[coded[name] for name in side] for side in (group.alice, group.bob)]
-    options = {"epochs": recipe.epochs, "rate": recipe.rate, "batch": recipe.batch, "record": recipe.records()}
-    given = [group.alice, group.bob, group.alpha_rule, asdict(recipe), fingerprint(told)]
-    base, weights = staleness.key(modules=[__name__]), fingerprint(encoder.state_dict())
+
+    def coded(part: Split) -> Split:
+        tokens = tokenize(tokenizer, [text for [text] in part.inputs], recipe.length)
+        return Split(frozen_states(encoder, tokens, store) if study == "text" else tokens, part.labels)
+
+    named = {name: replace(task, train=coded(task.train), test=coded(task.test)) for name, task in texts.items()}
+    parts = {f"{name} {split}": getattr(task, split) for name, task in named.items() for split in SPLITS}
+    shown = fingerprint({f"{at} {k}": x for at, part in parts.items() for k, x in vars(part).items()})
+    given = [group.alice, group.bob, asdict(recipe), shown, fingerprint(encoder.state_dict()), device]
+    base, tasks = (
+        staleness.key(modules=[__name__]),
+        [[named[name] for name in side] for side in (group.alice, group.bob)],
+    )
+    options: dict[str, Any] = {"epochs": recipe.epochs, "rate": recipe.rate, "batch": recipe.batch}
+    options |= {"record": recipe.records(), "alpha_rule": group.alpha_rule, "device": device}
 
     def one(run: tuple[int, int]) -> pd.DataFrame:
         rank, seed = map(int, run)
-        key = {**base, "parameters": [*given, weights, device, rank, seed]}
-        more: dict[str, Any] = {**options, "alpha_rule": group.alpha_rule, "device": device}
-        return cached(store / study, key, lambda: adapters.train(model, tasks, [rank], [seed], **more).table)
+        key = {**base, "parameters": [*given, group.alpha_rule, rank, seed]}
+        return cached(store / study, key, lambda: adapters.train(model, tasks, [rank], [seed], **options).table)
 
-    with ThreadPoolExecutor(
-        1 if device == "cuda" else cores(), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    jobs = 1 if device == "cuda" else cores()
+    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return pd.concat(pool.map(one, product(ranks, seeds)), ignore_index=True)
