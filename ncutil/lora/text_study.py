@@ -133,11 +133,9 @@ def train_groups(
     read = {name: _read(group, ranks, data, recipe) for name, group in groups.items()}
     if dry:
         return pd.DataFrame()
-    frames = [
-        _train(study, group, read[name], ranks, seeds, recipe, Path(store)).assign(group=name, tie=group.alpha_rule)
-        for name, group in groups.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
+    frames = {n: _train(study, group, read[n], ranks, seeds, recipe, Path(store)) for n, group in groups.items()}
+    told = [frame.assign(group=n, tie=groups[n].alpha_rule) for n, frame in frames.items()]
+    return pd.concat(told, ignore_index=True)
 
 
 def _read(group: Group, ranks: Numbers, data: Folder | None, recipe: Recipe) -> tuple[Named, Any, Any]:
@@ -167,19 +165,17 @@ def _train(
     named = {name: replace(task, train=coded(task.train), test=coded(task.test)) for name, task in texts.items()}
     parts = {f"{name} {split}": getattr(task, split) for name, task in named.items() for split in SPLITS}
     shown = fingerprint({f"{at} {k}": x for at, part in parts.items() for k, x in vars(part).items()})
-    given = [group.alice, group.bob, asdict(recipe), shown, fingerprint(encoder.state_dict()), device]
-    base, tasks = (
-        staleness.key(modules=[__name__]),
-        [[named[name] for name in side] for side in (group.alice, group.bob)],
-    )
+    given = [group.alice, group.bob, group.alpha_rule, asdict(recipe), shown, fingerprint(encoder.state_dict()), device]
+    tasks = [[named[name] for name in side] for side in (group.alice, group.bob)]
+    base = staleness.key(modules=[__name__])
     options: dict[str, Any] = {"epochs": recipe.epochs, "rate": recipe.rate, "batch": recipe.batch}
     options |= {"record": recipe.records(), "alpha_rule": group.alpha_rule, "device": device}
 
     def one(run: tuple[int, int]) -> pd.DataFrame:
         rank, seed = map(int, run)
-        key = {**base, "parameters": [*given, group.alpha_rule, rank, seed]}
+        key = {**base, "parameters": [*given, rank, seed]}
         return cached(store / study, key, lambda: adapters.train(model, tasks, [rank], [seed], **options).table)
 
     jobs = 1 if device == "cuda" else cores()
-    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with adapters.one_thread(), ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return pd.concat(pool.map(one, product(ranks, seeds)), ignore_index=True)
