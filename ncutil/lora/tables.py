@@ -23,7 +23,7 @@ def cached(place: Path, key: staleness.Key, compute: Callable[[], pd.DataFrame])
         table = compute()
         with replacing(path) as part:
             table.to_csv(part, index=False)
-    return pd.read_csv(path, dtype={"context": str})
+    return pd.read_csv(path)
 
 
 def published(path: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
