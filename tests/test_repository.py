@@ -114,7 +114,7 @@ MAY_IMPORT = {
     "ncutil.bell": {"ncutil.ground", "ncutil.training"},
     "ncutil.neurashed": {"ncutil.ground"},
     "ncutil.lora": {"ncutil.ground", "ncutil.bell"},
-    "ncutil.studies": {"ncutil.ground", "ncutil.bell", "ncutil.training"},
+    "ncutil.studies": {"ncutil.ground", "ncutil.bell", "ncutil.training", "ncutil.lora"},
     # The command `sweep` alone brings in studies, when it is called.
     "ncpress": {"ncutil.ground", "ncutil.evidence", "ncutil.studies"},
     "ncclass.sandbox": set(),
