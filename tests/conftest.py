@@ -14,13 +14,18 @@ import pytest
 from hypothesis import settings
 
 import ncpress  # noqa: F401, before any test imports nbformat: what it leaves out then is not imported at all
+from ncpress.project import Project
 from ncutil.ground.files import lock
 
-# No test asserts a time, so none may fail on a slow machine.
-settings.register_profile("book", deadline=None)
+# No test asserts a time, so none may fail on a slow machine. Fifty examples find what a hundred find, of what these
+# properties can show: a fault in a formula fails on the first few.
+settings.register_profile("book", deadline=None, max_examples=50)
 settings.load_profile("book")
 
 ROOT = Path(__file__).parents[1]
+
+PROJECT = Project(ROOT)
+"""The project as it stands, whose chapters are read once, when a test first asks for them."""
 
 TIERS = {
     "unit": "everything else: no build, no browser, no sandbox",
@@ -28,10 +33,12 @@ TIERS = {
     "browser": "built pages in a Chromium",
     "sandbox": "programs in the grading sandbox",
     "classroom": "problem sets and their grading",
+    "benchmark": "speed, measured with --benchmark-only and skipped without it",
 }
 """The tiers of the tests; each test has one, as a marker: `pytest -m unit`."""
 
 TIER_OF_FILE = {
+    "problem_sets": "classroom",
     "test_classroom": "classroom",
     "test_fresh": "build",
     "test_hostile": "sandbox",
@@ -58,11 +65,22 @@ TIER_OF_FIXTURE = {"browser": "browser", "graded": "classroom", "book": "build",
 """Where neither file nor name decides, the first of these fixtures that a test uses does; without one it is a unit."""
 
 
+def tier_of_file(path: Path) -> str | None:
+    """The tier of all tests of a file, where one is given for it."""
+    return "benchmark" if path.parent.name == "benchmarks" else TIER_OF_FILE.get(path.stem)
+
+
 def tier(item: pytest.Item) -> str:
     """The tier of a test."""
     by_fixture = [found for name, found in TIER_OF_FIXTURE.items() if name in getattr(item, "fixturenames", ())]
     name = getattr(item, "originalname", item.name)
-    return TIER_OF_TEST.get(name) or TIER_OF_FILE.get(item.path.stem) or next(iter(by_fixture), "unit")
+    return tier_of_file(item.path) or TIER_OF_TEST.get(name) or next(iter(by_fixture), "unit")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where one tier is asked for, a file of another is not imported, which takes longer than many tests."""
+    asked = config.option.markexpr
+    return True if asked in TIERS and (tier_of_file(collection_path) or asked) != asked else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

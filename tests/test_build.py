@@ -343,13 +343,6 @@ def test_plain_jupyter_book_builds_too(built: Path, tmp_path: Path) -> None:
     assert not alpha.select(".cell_output .text_plain")
 
 
-def test_command_compiles_no_grammars() -> None:
-    """jsonschema would, for formats that no notebook has, and each command would wait two seconds for it."""
-    program = "import ncpress.__main__, sys; print('lark' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 def test_what_was_published_is_small_and_complete(built: Path) -> None:
     path = built / "book/results/02-beta.json"
     result = json.loads(path.read_text())

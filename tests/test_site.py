@@ -5,11 +5,9 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from conftest import ROOT, find_chromium
+from conftest import PROJECT, find_chromium
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_build import machine_paths
-
-from ncpress.project import Project
 
 CHROMIUM = find_chromium()
 pytestmark = [
@@ -17,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
 
-PAGES = Project(ROOT).pages
+PAGES = PROJECT.pages
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 FLAGS = [
