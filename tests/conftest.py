@@ -8,13 +8,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import settings
 
 import ncpress  # noqa: F401, before any test imports nbformat: what it leaves out then is not imported at all
+from ncpress import verdicts
+from ncpress.__main__ import main
 from ncpress.project import Project
+from ncutil.evidence import claims
 from ncutil.ground.files import lock
 
 # No test asserts a time, so none may fail on a slow machine. Fifty examples find what a hundred find, of what these
@@ -249,6 +254,30 @@ def cli(clone: Path, *words: str, cwd: Path | None = None, **environment: str) -
         text=True,
         timeout=600,
     )
+
+
+@contextmanager
+def inside(clone: Path) -> Iterator[Project]:
+    """What a command of a clone sees, in this process: the clone's files, with the code that is imported already."""
+    caches = claims.load, verdicts.read_claims
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Project, "find", lambda: Project(clone))
+        for module in (claims, verdicts):
+            patch.setattr(module, "place", lambda: clone / "book" / "claims.yml")
+        for cache in caches:
+            cache.cache_clear()
+        yield Project(clone)
+    for cache in caches:
+        cache.cache_clear()
+
+
+def press(clone: Path, *words: str) -> Result:
+    """Run the command line in a clone as `cli` does, without the second that a new interpreter needs to start."""
+    with inside(clone):
+        done = CliRunner().invoke(main, words)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
 
 
 def clone_environment(clone: Path) -> dict[str, str]:

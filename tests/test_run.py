@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
-from conftest import cli, clone_environment, git
+from conftest import cli, clone_environment, git, press
 
 from ncpress import execution as running
 from ncpress import pages
@@ -371,8 +371,8 @@ def test_record_of_another_version_is_stale(built: Path, text: str) -> None:
     ],
 )
 def test_bad_words_get_one_line(clone: Path, words: list[str], message: str) -> None:
-    done = cli(clone, *words)
-    assert done.returncode == 2
+    done = press(clone, *words)
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"Error: {message}")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (clone / "_build" / "runs").exists()
@@ -401,8 +401,8 @@ def test_bad_words_get_one_line(clone: Path, words: list[str], message: str) -> 
 )
 def test_broken_files_get_one_line(clone: Path, name: str, text: str, message: str) -> None:
     (clone / name).write_text(text)
-    done = cli(clone, "run")
-    assert done.returncode == 1
+    done = press(clone, "run")
+    assert done.exit_code == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (clone / "_build" / "runs").exists()
