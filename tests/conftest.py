@@ -96,6 +96,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(tier(item))
+    # README's commands run all chapters, which the fixture `book` then need not do.
+    items.sort(key=lambda item: item.path.stem != "test_fresh")
 
 
 CLAIMS = """
@@ -264,11 +266,13 @@ def inside(clone: Path) -> Iterator[Project]:
         patch.setattr(Project, "find", lambda: Project(clone))
         for module in (claims, verdicts):
             patch.setattr(module, "place", lambda: clone / "book" / "claims.yml")
-        for cache in caches:
-            cache.cache_clear()
-        yield Project(clone)
-    for cache in caches:
-        cache.cache_clear()
+        try:
+            for cache in caches:
+                cache.cache_clear()
+            yield Project(clone)
+        finally:
+            for cache in caches:
+                cache.cache_clear()
 
 
 def press(clone: Path, *words: str) -> Result:
@@ -334,10 +338,19 @@ def make_small_clone(target: Path) -> Path:
     return target
 
 
+def shared(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A place that all processes have in common that run the tests."""
+    place = factory.getbasetemp()
+    return (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+
+
+README_RUNS = "readme-runs"
+"""What README's commands ran, in the shared place of this name: the same chapters as those of the fixture `book`."""
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that `make` fills, once for all processes that run the tests."""
-    place = factory.getbasetemp()
-    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+    place = shared(factory, name)
     whole = place / "whole"
     with lock(place.with_suffix(".lock")):
         if not whole.exists():
@@ -406,6 +419,9 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(target: Path) -> None:
         copy_project(target)
         plant_canaries(target)
+        # A chapter whose code, parameters or libraries are others than there runs again.
+        if (runs := shared(tmp_path_factory, README_RUNS)).is_dir():
+            shutil.copytree(runs, target / "_build" / "runs")
         done = cli(target, "build", "--profile", "smoke")
         assert done.returncode == 0, done.stderr
 

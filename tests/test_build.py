@@ -29,9 +29,9 @@ def text_of(clone: Path, page: str) -> str:
     return " ".join(BeautifulSoup(html(clone, page), "html.parser").get_text(" ").split())
 
 
-def machine_paths(clone: Path) -> list[str]:
-    """Lines of the built site, downloads included, that name the clone, the environment or the home folder."""
-    folders = (f"{clone}", sys.prefix, f"{Path.home()}/")
+def machine_paths(clone: Path, *others: Path) -> list[str]:
+    """Lines of the built site, downloads included, that name the clone, the environment, the home folder or others."""
+    folders = (f"{clone}", sys.prefix, f"{Path.home()}/", *map(str, others))
     site = clone / "_build" / "html"
     return [
         f"{path.relative_to(site)}: {line[:200]}"

@@ -777,7 +777,7 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     shutil.rmtree(course / "results")
     for name in ("gradebook.db", "grades.csv", "report.html"):
         (course / name).unlink()
-    keep = sorted((course / "submitted").iterdir())[:4]
+    keep = sorted((course / "submitted").iterdir())[:3]
     for folder in (course / "submitted").iterdir():
         if folder not in keep:
             shutil.rmtree(folder)
@@ -785,17 +785,17 @@ def test_a_killed_grading_goes_on_and_ends_the_same(
     process = subprocess.Popen(
         command, cwd=ROOT, env=clone_environment(ROOT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while process.poll() is None and len(list(course.glob("results/*/*.json"))) < 2:
+    while process.poll() is None and not list(course.glob("results/*/*.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = len(list(course.glob("results/*/*.json")))
-    assert 2 <= finished <= 4
+    assert 1 <= finished <= 3
     done = classroom("grade", str(course))
-    assert f"4 submissions: {4 - finished} to run, 0 judged again, {finished} up to date" in done.stdout, done.stderr
+    assert f"3 submissions: {3 - finished} to run, 0 judged again, {finished} up to date" in done.stdout, done.stderr
     whole = contents(graded[0])
     assert contents(course) == {key: whole[key] for key in contents(course)}
-    assert len(contents(course)) == 4
+    assert len(contents(course)) == 3
 
 
 def checked(folder: Path, notebook: Any) -> Result:
