@@ -144,11 +144,12 @@ def short_commands() -> Iterator[None]:
     def histogram(points: float, scores: tuple[float, ...]) -> str:
         return draw(points, scores)
 
-    draw = reports._histogram
+    draw, drawn = reports._histogram, functools.cache(problem_sets.pictures)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collection, "CELL_SECONDS", CELL_SECONDS)
         patch.setattr(problem_sets, "read_set", functools.cache(problem_sets.read_set))
-        patch.setattr(problem_sets, "pictures", functools.cache(problem_sets.pictures))
+        # No picture of a hint shows a solution, and so none shows a canary.
+        patch.setattr(problem_sets, "pictures", lambda project, name: drawn(PROJECT, name))
         patch.setattr(reports, "_histogram", lambda points, scores: histogram(points, tuple(scores)))
         yield
 

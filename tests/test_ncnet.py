@@ -62,9 +62,12 @@ TRIAL = {
 }
 
 
+RUNS = 400
+
+
 @functools.cache
 def trained_as_the_trial(width):
-    return ncnet.train(width, 800, seed=5)
+    return ncnet.train(width, RUNS, seed=5)
 
 
 @pytest.mark.parametrize("restarts", TRIAL)
@@ -73,7 +76,7 @@ def test_experiment_agrees_with_the_trial(restarts):
     for width, (mean, error, above) in TRIAL[restarts].items():
         runs = ncnet.per_run(trained_as_the_trial(width).best_of(restarts).frame())
         s = runs.s
-        assert len(s) == 800 // restarts
+        assert len(s) == RUNS // restarts
         # 0.04 of room: the trial drew its first weights in a way that we only infer from this very table.
         assert abs(s.mean() - mean) < 3 * np.hypot(error, s.sem()) + 0.04, width
         assert abs((s > 2).mean() - above) < 3 * np.sqrt(0.25 / len(s)) + 0.04, width
