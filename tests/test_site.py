@@ -44,6 +44,8 @@ class Visit:
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="light", reduced_motion="reduce"
         )
+        # A page that never comes fails all the same; one that comes late, from a busy machine, does not.
+        self.context.set_default_timeout(300_000)
         self.page: Page = self.context.new_page()
         self.console: list[str] = []
         self.requests: list[str] = []
