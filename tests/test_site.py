@@ -45,7 +45,7 @@ class Visit:
             viewport={"width": width, "height": 900}, color_scheme="light", reduced_motion="reduce"
         )
         # A page that never comes fails all the same; one that comes late, from a busy machine, does not.
-        self.context.set_default_timeout(300_000)
+        self.context.set_default_timeout(120_000)
         self.page: Page = self.context.new_page()
         self.console: list[str] = []
         self.requests: list[str] = []
