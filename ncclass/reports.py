@@ -20,15 +20,18 @@ LONGEST = 20_000
 """Characters of a written answer that the class report shows."""
 
 
+PAGES = Environment(
+    loader=PackageLoader("ncclass", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""The templates; each is compiled once, and not for each student."""
+
+
 def _write(path: Path, template: str, **values: Any) -> Path:
-    pages = Environment(
-        loader=PackageLoader("ncclass", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    write(path, pages.get_template(template).render(**values).encode("utf-8", "replace"))
+    write(path, PAGES.get_template(template).render(**values).encode("utf-8", "replace"))
     return path
 
 

@@ -8,19 +8,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import settings
 
 import ncpress  # noqa: F401, before any test imports nbformat: what it leaves out then is not imported at all
+from ncpress import verdicts
+from ncpress.__main__ import main
+from ncpress.project import Project
+from ncutil.evidence import claims
 from ncutil.ground.files import lock
 
-# No test asserts a time, so none may fail on a slow machine.
-settings.register_profile("book", deadline=None)
+# No test asserts a time, so none may fail on a slow machine. Fifty examples find what a hundred find, of what these
+# properties can show: a fault in a formula fails on the first few.
+settings.register_profile("book", deadline=None, max_examples=50)
 settings.load_profile("book")
 
 ROOT = Path(__file__).parents[1]
+
+PROJECT = Project(ROOT)
+"""The project as it stands, whose chapters are read once, when a test first asks for them."""
 
 TIERS = {
     "unit": "everything else: no build, no browser, no sandbox",
@@ -28,10 +38,12 @@ TIERS = {
     "browser": "built pages in a Chromium",
     "sandbox": "programs in the grading sandbox",
     "classroom": "problem sets and their grading",
+    "benchmark": "speed, measured with --benchmark-only and skipped without it",
 }
 """The tiers of the tests; each test has one, as a marker: `pytest -m unit`."""
 
 TIER_OF_FILE = {
+    "problem_sets": "classroom",
     "test_classroom": "classroom",
     "test_fresh": "build",
     "test_hostile": "sandbox",
@@ -58,11 +70,22 @@ TIER_OF_FIXTURE = {"browser": "browser", "graded": "classroom", "book": "build",
 """Where neither file nor name decides, the first of these fixtures that a test uses does; without one it is a unit."""
 
 
+def tier_of_file(path: Path) -> str | None:
+    """The tier of all tests of a file, where one is given for it."""
+    return "benchmark" if path.parent.name == "benchmarks" else TIER_OF_FILE.get(path.stem)
+
+
 def tier(item: pytest.Item) -> str:
     """The tier of a test."""
     by_fixture = [found for name, found in TIER_OF_FIXTURE.items() if name in getattr(item, "fixturenames", ())]
     name = getattr(item, "originalname", item.name)
-    return TIER_OF_TEST.get(name) or TIER_OF_FILE.get(item.path.stem) or next(iter(by_fixture), "unit")
+    return tier_of_file(item.path) or TIER_OF_TEST.get(name) or next(iter(by_fixture), "unit")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where one tier is asked for, a file of another is not imported, which takes longer than many tests."""
+    asked = config.option.markexpr
+    return True if asked in TIERS and (tier_of_file(collection_path) or asked) != asked else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,6 +96,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(tier(item))
+    # README's commands run all chapters, which the fixture `book` then need not do.
+    items.sort(key=lambda item: item.path.stem != "test_fresh")
 
 
 CLAIMS = """
@@ -233,6 +258,32 @@ def cli(clone: Path, *words: str, cwd: Path | None = None, **environment: str) -
     )
 
 
+@contextmanager
+def inside(clone: Path) -> Iterator[Project]:
+    """What a command of a clone sees, in this process: the clone's files, with the code that is imported already."""
+    caches = claims.load, verdicts.read_claims
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Project, "find", lambda: Project(clone))
+        for module in (claims, verdicts):
+            patch.setattr(module, "place", lambda: clone / "book" / "claims.yml")
+        try:
+            for cache in caches:
+                cache.cache_clear()
+            yield Project(clone)
+        finally:
+            for cache in caches:
+                cache.cache_clear()
+
+
+def press(clone: Path, *words: str) -> Result:
+    """Run the command line in a clone as `cli` does, without the second that a new interpreter needs to start."""
+    with inside(clone):
+        done = CliRunner().invoke(main, words)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
 def clone_environment(clone: Path) -> dict[str, str]:
     """The environment in which Python takes `ncutil` from a clone."""
     unset = {name: value for name, value in os.environ.items() if not name.startswith("NCUTIL_")}
@@ -287,10 +338,19 @@ def make_small_clone(target: Path) -> Path:
     return target
 
 
+def shared(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A place that all processes have in common that run the tests."""
+    place = factory.getbasetemp()
+    return (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+
+
+README_RUNS = "readme-runs"
+"""What README's commands ran, in the shared place of this name: the same chapters as those of the fixture `book`."""
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that `make` fills, once for all processes that run the tests."""
-    place = factory.getbasetemp()
-    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
+    place = shared(factory, name)
     whole = place / "whole"
     with lock(place.with_suffix(".lock")):
         if not whole.exists():
@@ -359,6 +419,9 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(target: Path) -> None:
         copy_project(target)
         plant_canaries(target)
+        # A chapter whose code, parameters or libraries are others than there runs again.
+        if (runs := shared(tmp_path_factory, README_RUNS)).is_dir():
+            shutil.copytree(runs, target / "_build" / "runs")
         done = cli(target, "build", "--profile", "smoke")
         assert done.returncode == 0, done.stderr
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from conftest import ROOT
+from conftest import PROJECT
 from nbformat import NotebookNode
 
 from ncclass import collection, grading, problem_sets
@@ -28,9 +28,7 @@ from ncclass.problem_sets import (
 )
 from ncclass.runner import perform
 from ncpress.assignments import names
-from ncpress.project import Project
 
-PROJECT = Project(ROOT)
 NAMES = names(PROJECT)
 SEED = 2027
 

@@ -12,9 +12,10 @@ import nbformat
 import papermill
 import pytest
 from bs4 import BeautifulSoup
-from conftest import cli, clone_environment, find_chromium
+from conftest import cli, clone_environment, find_chromium, inside, press
 from test_run import edit, record
 
+from ncpress import comparison, rendering
 from ncpress.pages import run_box
 
 pytestmark = pytest.mark.xdist_group("build")
@@ -28,9 +29,9 @@ def text_of(clone: Path, page: str) -> str:
     return " ".join(BeautifulSoup(html(clone, page), "html.parser").get_text(" ").split())
 
 
-def machine_paths(clone: Path) -> list[str]:
-    """Lines of the built site, downloads included, that name the clone, the environment or the home folder."""
-    folders = (f"{clone}", sys.prefix, f"{Path.home()}/")
+def machine_paths(clone: Path, *others: Path) -> list[str]:
+    """Lines of the built site, downloads included, that name the clone, the environment, the home folder or others."""
+    folders = (f"{clone}", sys.prefix, f"{Path.home()}/", *map(str, others))
     site = clone / "_build" / "html"
     return [
         f"{path.relative_to(site)}: {line[:200]}"
@@ -46,6 +47,15 @@ def failing(clone: Path, *words: str) -> str:
     before = html(clone, "index")
     done = cli(clone, "build", *words)
     assert done.returncode == 1, done.stdout
+    assert html(clone, "index") == before
+    return done.stderr
+
+
+def refused(clone: Path, *words: str) -> str:
+    """The same, of a build that fails before it runs or renders anything."""
+    before = html(clone, "index")
+    done = press(clone, "build", *words)
+    assert done.exit_code == 1, done.stdout
     assert html(clone, "index") == before
     return done.stderr
 
@@ -87,7 +97,8 @@ def test_claims_page_and_crosswalk_are_made_from_the_runs(built: Path) -> None:
     assert "reproduced 2" in text_of(built, "index")
 
 
-def test_nothing_to_do_and_prose_alone(built: Path) -> None:
+def test_build_renders_again_only_what_is_needed(built: Path) -> None:
+    """Nothing; then prose alone, without a run; then what Sphinx does not notice: a style sheet, and our own plugin."""
     first = record(built, "02-beta")
     stamp = (built / "_build/html/index.html").stat().st_mtime_ns
     done = cli(built, "build")
@@ -98,19 +109,19 @@ def test_nothing_to_do_and_prose_alone(built: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "perfectly new" in text_of(built, "notebooks/02-beta")
     assert record(built, "02-beta") == first
-
-
-def test_a_style_sheet_alone_reaches_the_site(built: Path) -> None:
-    edit(built / "notebooks/02-beta.md", "quixotic", "perfectly new")
-    assert cli(built, "build").returncode == 0
     with (built / "book/_static/companion.css").open("a") as sheet:
         sheet.write(".fresh { color: red; }\n")
     assert cli(built, "build").returncode == 0
     assert ".fresh" in (built / "_build/html/_static/companion.css").read_text()
+    edit(built / "ncpress/outputs.py", '"Claim."', '"Assertion."')
+    assert cli(built, "build").returncode == 0
+    assert "Assertion. The mean is high." in text_of(built, "notebooks/02-beta")
 
 
-def test_changed_parameter_is_visible(built: Path) -> None:
-    done = cli(built, "build", "-p", "runs=12")
+def test_changed_run_is_visible_and_not_held_to_the_published_one(built: Path) -> None:
+    """And the address of the site, where one is given, stands in the notebooks to take home."""
+    edit(built / "book/claims.yml", "above: 2.9", "above: 3.1")
+    done = cli(built, "build", "--check", "-p", "runs=12", NCUTIL_SITE_URL="https://example.org/book/")
     assert done.returncode == 0, done.stderr
     page = text_of(built, "notebooks/02-beta")
     assert "book profile, with changed parameters" in page
@@ -119,6 +130,8 @@ def test_changed_parameter_is_visible(built: Path) -> None:
     assert code is not None
     assert code.get_text().startswith("runs = 12")
     assert "changed parameters" not in text_of(built, "notebooks/01-alpha")
+    text = (built / "_build/html/downloads/01-alpha/01-alpha.md").read_text()
+    assert '%pip install --quiet "https://example.org/book/downloads/ncutil-' in text
 
 
 def test_modified_files_are_said() -> None:
@@ -185,13 +198,6 @@ def test_downloaded_notebook_runs_outside_the_clone(
     assert str(target) in where.stdout
 
 
-def test_install_cell_names_the_published_wheel(built: Path) -> None:
-    done = cli(built, "build", NCUTIL_SITE_URL="https://example.org/book/")
-    assert done.returncode == 0, done.stderr
-    text = (built / "_build/html/downloads/01-alpha/01-alpha.md").read_text()
-    assert '%pip install --quiet "https://example.org/book/downloads/ncutil-' in text
-
-
 def test_a_failing_cell_fails_the_build(built: Path) -> None:
     edit(built / "notebooks/02-beta.md", "time.sleep(pause)", "time.sleep(pause)\n1 / 0")
     assert "02-beta failed in cell 3: ZeroDivisionError" in failing(built)
@@ -208,13 +214,13 @@ def test_a_warning_fails_the_build(built: Path) -> None:
 
 def test_a_missing_page_fails_the_build(built: Path) -> None:
     edit(built / "_toc.yml", "  - file: book/crosswalk", "  - file: book/nowhere")
-    assert "_toc.yml names pages that do not exist: book/nowhere" in failing(built)
+    assert "_toc.yml names pages that do not exist: book/nowhere" in refused(built)
 
 
 @pytest.mark.parametrize("alt", ["", "  image:\n    alt: ''\n"])
 def test_a_missing_alt_text_fails_the_build(built: Path, alt: str) -> None:
     edit(built / "notebooks/02-beta.md", "  image:\n    alt: A line that wobbles about three.\n", alt)
-    assert "02-beta, cell 4: the figure has no alt text" in failing(built)
+    assert "02-beta, cell 4: the figure has no alt text" in refused(built)
 
 
 def test_a_missing_alt_text_in_prose_fails_the_build(built: Path) -> None:
@@ -231,31 +237,29 @@ def test_a_drifted_verdict_fails_under_check_and_warns_without(built: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "beta-mean: contradicted, published reproduced" in done.stderr
     assert "This run departs from the published one" in text_of(built, "notebooks/02-beta")
+    page = BeautifulSoup(html(built, "notebooks/02-beta"), "html.parser")
+    assert page.select_one("#claim-beta-mean .verdict-contradicted")
+    assert "contradicted 1" in text_of(built, "index")
 
 
-def test_smoke_and_changed_runs_are_not_held_to_the_published_ones(built: Path) -> None:
+def test_smoke_runs_are_not_held_to_the_published_ones(built: Path) -> None:
     edit(built / "book/claims.yml", "above: 2.9", "above: 3.1")
-    done = cli(built, "build", "--check", "--profile", "smoke")
-    assert done.returncode == 0, done.stderr
-    assert "smoke profile" in text_of(built, "notebooks/02-beta")
+    ran = record(built, "02-beta")
+    with inside(built) as project:
+        assert comparison.drift(project, {"02-beta": ran}).keys() == {"02-beta"}
+        assert comparison.drift(project, {"02-beta": ran | {"profile": "smoke"}}) == {}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("generated: claims", "generated: nothing", "claims.md: nothing generates 'nothing'"),
-        ('claims.record("alpha-two"', 'claims.record("beta-mean"', "01-alpha records claim 'beta-mean', which"),
-    ],
-)
-def test_what_cannot_be_generated_is_named(built: Path, old: str, new: str, message: str) -> None:
-    name = "book/claims.md" if "generated" in old else "notebooks/01-alpha.md"
-    edit(built / name, old, new)
-    assert message in failing(built)
+def test_what_cannot_be_generated_is_named(built: Path) -> None:
+    edit(built / "book/claims.md", "generated: claims", "generated: nothing")
+    assert "claims.md: nothing generates 'nothing'" in refused(built)
+    edit(built / "notebooks/01-alpha.md", 'claims.record("alpha-two"', 'claims.record("beta-mean"')
+    assert "01-alpha records claim 'beta-mean', which" in failing(built)
 
 
 def test_broken_contents_and_settings_get_one_line(built: Path) -> None:
     (built / "_toc.yml").write_text("root: [")
-    assert "_toc.yml, line 1: not valid YAML" in failing(built)
+    assert "_toc.yml, line 1: not valid YAML" in refused(built)
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
@@ -267,30 +271,14 @@ def test_pdf_is_printed(built: Path) -> None:
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3
 
 
-def test_pdf_without_a_browser_says_what_is_missing(built: Path) -> None:
-    done = cli(built, "build", "--pdf", PATH="")
-    assert done.returncode == 1
-    assert "a PDF needs a Chromium or Chrome on the PATH" in done.stderr
+def test_pdf_without_a_browser_says_what_is_missing(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering.shutil, "which", lambda name: None)
+    assert "a PDF needs a Chromium or Chrome on the PATH" in refused(built, "--pdf")
 
 
 def test_page_names_its_viewport_once(built: Path) -> None:
     for page in ("index", "notebooks/02-beta", "search", "genindex"):
         assert html(built, page).count('name="viewport"') == 1
-
-
-def test_verdict_on_the_page_follows_claims_yml(built: Path) -> None:
-    edit(built / "book/claims.yml", "above: 2.9", "above: 3.1")
-    done = cli(built, "build")
-    assert done.returncode == 0, done.stderr
-    page = BeautifulSoup(html(built, "notebooks/02-beta"), "html.parser")
-    assert page.select_one("#claim-beta-mean .verdict-contradicted")
-    assert "contradicted 1" in text_of(built, "index")
-
-
-def test_build_renders_all_again_when_the_plugin_changed(built: Path) -> None:
-    edit(built / "ncpress/outputs.py", '"Claim."', '"Assertion."')
-    assert cli(built, "build").returncode == 0
-    assert "Assertion. The mean is high." in text_of(built, "notebooks/02-beta")
 
 
 def test_site_holds_no_path_of_the_machine(built: Path) -> None:
@@ -341,13 +329,6 @@ def test_plain_jupyter_book_builds_too(built: Path, tmp_path: Path) -> None:
     assert "The bound is 2.00" in alpha.get_text()
     # A number is shown only where prose names it.
     assert not alpha.select(".cell_output .text_plain")
-
-
-def test_command_compiles_no_grammars() -> None:
-    """jsonschema would, for formats that no notebook has, and each command would wait two seconds for it."""
-    program = "import ncpress.__main__, sys; print('lark' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def test_what_was_published_is_small_and_complete(built: Path) -> None:

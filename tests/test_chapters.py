@@ -9,12 +9,12 @@ from typing import Any
 
 import matplotlib
 import pytest
-from conftest import ROOT
+from conftest import PROJECT, ROOT
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from ncpress.project import Project, read_yaml
+from ncpress.project import read_yaml
 from ncutil.evidence import claims
 
 pytestmark = pytest.mark.xdist_group("book")
@@ -25,7 +25,6 @@ EXACT = {"1.96", "2.83"}
 REPORTED = ["01-chsh", "02-ncnet", "04-implicit-regularization", "05-information-bottleneck", "06-local-elasticity"]
 """Chapters whose numbers go through `ncutil.evidence.report`, and whose figures say whose code it is."""
 
-PROJECT = Project(ROOT)
 CHAPTERS = sorted(PROJECT.chapters)
 
 

@@ -1,7 +1,5 @@
 """CHSH theory: the exact results of chapter 1, and properties that hold for every behaviour."""
 
-import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -476,8 +474,3 @@ ONES = np.ones((2, 2, 3))
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_chsh_needs_no_torch():
-    asked = "import ncutil.bell.chsh, sys; print('torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", asked], text=True).strip() == "False"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import cli
+from conftest import cli, press
 
 from ncpress.comparison import compare, explanation, read_results
 from ncpress.project import PressError
@@ -100,19 +100,19 @@ def test_explanation_by_rounding_only_where_intervals_overlap() -> None:
 
 
 def test_command_line_compares_with_the_published_run(built: Path) -> None:
-    done = cli(built, "compare")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = press(built, "compare")
+    assert done.exit_code == 0, done.stdout + done.stderr
     assert "02-beta: 1 of 1 agree" in done.stdout
     path = built / "book/results/02-beta.json"
     published = json.loads(path.read_text())
     published["claims"]["beta-mean"] |= {"verdict": "undecided", "estimate": 2.9, "interval": [2.8, 2.95]}
     path.write_text(json.dumps(published))
-    done = cli(built, "compare")
-    assert done.returncode == 1
+    done = press(built, "compare")
+    assert done.exit_code == 1
     assert "! beta-mean" in done.stdout
     assert "verdict changed" in done.stdout
-    assert cli(built, "compare", "--accept").returncode == 0
-    assert cli(built, "compare").returncode == 0
+    assert press(built, "compare", "--accept").exit_code == 0
+    assert press(built, "compare").exit_code == 0
 
 
 def test_readings_run_from_chapter_to_ledger_and_comparison(clone: Path) -> None:
@@ -149,21 +149,21 @@ def test_readings_run_from_chapter_to_ledger_and_comparison(clone: Path) -> None
 
 
 def test_other_profiles_compare_but_are_not_published(built: Path) -> None:
-    assert cli(built, "run", "--profile", "smoke").returncode == 0
-    done = cli(built, "compare", "_build/runs/smoke")
+    assert cli(built, "run", "02-beta", "--profile", "smoke").returncode == 0
+    done = press(built, "compare", f"{built}/_build/runs/smoke")
     assert "parameters differ (runs)" in done.stdout
-    done = cli(built, "compare", "_build/runs/smoke", "--accept")
-    assert done.returncode == 1
+    done = press(built, "compare", f"{built}/_build/runs/smoke", "--accept")
+    assert done.exit_code == 1
     assert "only runs of the book profile are published" in done.stderr
 
 
 def test_claims_prints_the_ledger(built: Path) -> None:
-    done = cli(built, "claims")
-    assert done.returncode == 0
+    done = press(built, "claims")
+    assert done.exit_code == 0
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if "-" in line}
     assert lines["alpha-two"].startswith("reproduced")
     assert "2 reproduced, 0 contradicted, 0 undecided, 1 not attempted, 1 out of reach" in done.stdout
-    done = cli(built, "claims", "--profile", "smoke")
+    done = press(built, "claims", "--profile", "smoke")
     assert "0 reproduced" in done.stdout
 
 

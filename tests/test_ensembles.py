@@ -8,11 +8,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PROJECT, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncpress.project import Project
 from ncutil.ground.staleness import imported, reach
 from ncutil.training import _kernel, _vectors, ensembles
 
@@ -29,7 +28,11 @@ SHARED_MIDDLE = {
 }
 
 
-@pytest.mark.parametrize("tasks", TASKS)
+def all_tasks(members):
+    """Targets and seeds of as many members with each of the tasks, one after the other."""
+    return np.repeat(list(TASKS.values()), len(members), axis=0), [*members] * len(TASKS)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -39,8 +42,9 @@ SHARED_MIDDLE = {
     ],
     ids=["adam", "sgd", "masks and weights"],
 )
-def test_train_equals_reference(tasks, options):
-    arguments = (BITS, TASKS[tasks], 3, range(40, 60))
+def test_train_equals_reference(options):
+    targets, seeds = all_tasks(range(40, 60))
+    arguments = (BITS, targets, 3, seeds)
     options = {"steps": 500, "record": [0, 1, 100, 500], **options}
     fast = ensembles.train(*arguments, dtype="float64", **options)
     reference = ensembles.train_reference(*arguments, **options)
@@ -72,14 +76,14 @@ def test_reference_equals_a_module_with_an_optimizer(optimizer, rate):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_train_equals_reference_under_any_options(data):
-    """For 500 steps: after more, ever more members differ because of a kink."""
+    """For 120 steps: the test above has more of them, and here every shape is compiled and every option drawn."""
     bits, heads, width = (data.draw(st.integers(1, most), name) for most, name in ((5, "bits"), (3, "heads"), (6, "n")))
     patterns = data.draw(st.integers(1, 9), "patterns")
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "draw"))
     inputs = rng.choice([-1.0, 0.0, 0.5, 1.0], (patterns, bits))
     members = data.draw(st.integers(1, 4), "members")
     options = {
-        "steps": data.draw(st.sampled_from([0, 1, 40, 500]), "steps"),
+        "steps": data.draw(st.sampled_from([0, 1, 40, 120]), "steps"),
         "rate": data.draw(st.sampled_from([0.01, 0.05]), "rate"),
         "optimizer": data.draw(st.sampled_from(ensembles.OPTIMIZERS), "optimizer"),
         "input_mask": rng.integers(0, 2, (width, bits)) if data.draw(st.booleans(), "cut inputs") else None,
@@ -108,18 +112,15 @@ def test_train_equals_reference_under_any_options(data):
 )
 def test_float32_has_the_losses_of_99_percent_after_200_steps(options):
     """Of all members together; on each task of its own, of nearly as many as PyTorch's float32, 99 % or not."""
-    shares = []
-    for targets in TASKS.values():
-        given = (BITS, targets, 3, range(400))
-        options = {"steps": 200, **options}
-        exact = ensembles.train_reference(*given, **options).losses
-        ours, theirs = (
-            (np.abs(train(*given, dtype="float32", **options).losses - exact).max(axis=(0, 2)) < 1e-5).mean()
-            for train in (ensembles.train, ensembles.train_reference)
-        )
-        assert ours >= theirs - 0.02
-        shares.append(ours)
-    assert np.mean(shares) >= 0.99
+    targets, seeds = all_tasks(range(200))
+    given, options = (BITS, targets, 3, seeds), {"steps": 200, **options}
+    exact = ensembles.train_reference(*given, **options).losses
+    ours, theirs = (
+        (np.abs(train(*given, dtype="float32", **options).losses - exact).max(axis=(0, 2)) < 1e-5).reshape(3, 200)
+        for train in (ensembles.train, ensembles.train_reference)
+    )
+    assert (ours.mean(1) >= theirs.mean(1) - 0.02).all()
+    assert ours.mean() >= 0.99
 
 
 @pytest.mark.parametrize(("dtype", "rate"), [("float32", 1e30), ("float64", 1e200)])
@@ -400,11 +401,6 @@ def test_bad_input_is_an_error(path, wrong, message):
         path(**{**GOOD, **wrong})
 
 
-def test_import_brings_no_torch():
-    code = "import sys, ncutil.training.ensembles; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_unknown_option_is_an_error():
     for path in (ensembles.train, ensembles.train_reference):
         with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
@@ -462,17 +458,15 @@ def test_machine_code_depends_on_syntax_of_its_modules(tmp_path):
         path = tmp_path / "ncutil" / "training" / f"{module}.py"
         path.write_text(f"{path.read_text()}{line}\n")
 
-    names = [kept()]
-    for module, line in (
-        ("_kernel", "# a comment"),
-        ("ensembles", "STATEMENT = 1"),
-        ("_kernel", "STATEMENT = 1"),
-        ("_vectors", "STATEMENT = 1"),
-    ):
-        edit(module, line)
-        names.append(kept())
-    assert names[0] == names[1] == names[2]
-    assert len(set(names[2:])) == 3
+    first = kept()
+    edit("_kernel", "# a comment")
+    edit("ensembles", "STATEMENT = 1")
+    assert kept() == first
+    names = {first}
+    for module in ("_kernel", "_vectors"):
+        edit(module, "STATEMENT = 1")
+        names.add(kept())
+    assert len(names) == 3
 
 
 def test_machine_code_of_other_versions_is_deleted(package):
@@ -515,7 +509,7 @@ def test_machine_code_needs_no_writable_folder(package, tmp_path):
 
 
 def test_chapter_that_trains_reaches_vector_programs():
-    chapter = Project(ROOT).chapters["02-ncnet"]
+    chapter = PROJECT.chapters["02-ncnet"]
     assert {"ncutil.training.ensembles", "ncutil.training._kernel", "ncutil.training._vectors"} <= reach(
         set().union(*(imported(cell.source) for cell in chapter.code_cells))
     ).keys()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, clone_environment, copy_project, git
+from conftest import README_RUNS, ROOT, clone_environment, copy_project, git, shared
 
 LEFT_TO_CI = {
     "make test": "this is what runs these tests",
@@ -67,11 +67,14 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    runs = shared(tmp_path_factory, README_RUNS)
+    shutil.copytree(clone / "_build" / "runs", runs.with_suffix(".part"))
+    runs.with_suffix(".part").rename(runs)
     yield clone, environment, ran
     shutil.rmtree(clone)
 
 
-@pytest.mark.xdist_group("fresh")
+@pytest.mark.xdist_group("book")
 def test_readme_commands_work_in_a_fresh_clone(fresh: tuple[Path, dict[str, str], list[str]]) -> None:
     clone, _, ran = fresh
     assert "make book" in ran
@@ -80,7 +83,7 @@ def test_readme_commands_work_in_a_fresh_clone(fresh: tuple[Path, dict[str, str]
     assert "smoke" in page
 
 
-@pytest.mark.xdist_group("fresh")
+@pytest.mark.xdist_group("book")
 def test_environment_yml_asks_pip_for_readmes_environment(fresh: tuple[Path, dict[str, str], list[str]]) -> None:
     """The section, as pip reads it, finds all of it installed: README's lines install the same, so once is enough."""
     clone, environment, ran = fresh

@@ -4,14 +4,11 @@ import ast
 import functools
 import json
 import math
-import subprocess
-import sys
 from itertools import product
 
-import jupytext
 import numpy as np
 import pytest
-from conftest import ROOT, cli, copy_project
+from conftest import PROJECT, ROOT, cli, copy_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -179,8 +176,8 @@ def test_independent_bits_add(sigma):
 @pytest.mark.parametrize("seed", range(5))
 def test_within_a_hundredth_of_a_bit(seed):
     rng = np.random.default_rng(seed)
-    problems = rng.normal(size=(12, 8, 6)) * rng.uniform(0.2, 3, (12, 1, 1))
-    sharp = mixture_information(problems, 1.0, tolerance=2e-4, seed=99)
+    problems = rng.normal(size=(6, 8, 6)) * rng.uniform(0.2, 3, (6, 1, 1))
+    sharp = mixture_information(problems, 1.0, tolerance=5e-4, seed=99)
     np.testing.assert_allclose(mixture_information(problems, 1.0, seed=seed), sharp, atol=0.01)
 
 
@@ -285,11 +282,6 @@ def test_bad_input_is_named(call, says):
         call()
 
 
-def test_information_needs_no_torch():
-    code = "import sys, ncutil.neurashed.information; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 # --- the chapter with a user's data --------------------------------------------------------------------------------
 
 CHAPTER = ROOT / "notebooks" / "05-information-bottleneck.md"
@@ -298,8 +290,7 @@ PATTERNS = np.array(list(product([0, 1], repeat=5)))
 
 def chapter_function(name):
     """A function of the chapter, from its own cell."""
-    cells = jupytext.read(CHAPTER, fmt={"extension": ".md", "format_name": "myst"}).cells
-    (source,) = (cell.source for cell in cells if cell.cell_type == "code" and f"def {name}(" in cell.source)
+    (source,) = (cell.source for cell in PROJECT.chapters[CHAPTER.stem].code_cells if f"def {name}(" in cell.source)
     body = next(node for node in ast.parse(source).body if getattr(node, "name", "") == name)
     scope = {"np": np, "loadmat": loadmat, "cache": functools.cache, "math": math, "product": product}
     exec(compile(ast.Module([body], []), CHAPTER.name, "exec"), scope)

@@ -1,5 +1,6 @@
 """Text of machines and persons on pages: what is shown is what was given."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -34,11 +35,16 @@ PROCESSORS = [
 STRANGE = "-- ... (c) \"x\" 'y' $a$ <b>&amp; {sub}`t` [l](u) `c` *e* _f_ | ~g~ {{ h }} :: # +- \\"
 
 
-def shown(text: str) -> str:
-    """What a page shows of MyST, under the book's own settings."""
+@functools.cache
+def parser() -> MarkdownIt:
+    """MyST under the book's own settings."""
     extensions = yaml.safe_load((ROOT / "_config.yml").read_text())["parse"]["myst_enable_extensions"]
-    parser = create_md_parser(MdParserConfig(enable_extensions=set(extensions)), RendererHTML)
-    return BeautifulSoup(parser.render(text), "html.parser").get_text().strip("\n")
+    return create_md_parser(MdParserConfig(enable_extensions=set(extensions)), RendererHTML)
+
+
+def shown(text: str) -> str:
+    """What a page shows of MyST."""
+    return BeautifulSoup(parser().render(text), "html.parser").get_text().strip("\n")
 
 
 @pytest.mark.parametrize("text", [*PROCESSORS, STRANGE])

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import PROJECT, ROOT
 
 from ncpress.parameters import Parameter, check, read_schema, unknown
-from ncpress.project import Project, WordError, parse_overrides
+from ncpress.project import WordError, parse_overrides
 
 WHOLE = Parameter("whole number", "networks", 2, 1_000_000)
 NUMBER = Parameter("number", "learning rate", 0.1, 0.9999)
@@ -18,19 +18,18 @@ DATA = Parameter("path", "a folder", choices=["", "hub"])
 
 def test_schema_has_every_parameter_of_every_chapter_and_no_other() -> None:
     """Reading it also checks the defaults, and reading the profiles checks theirs."""
-    project = Project(ROOT)
-    assert {name: [*entries] for name, entries in project.schema.items()} == {
-        name: [*chapter.parameters] for name, chapter in project.chapters.items()
+    assert {name: [*entries] for name, entries in PROJECT.schema.items()} == {
+        name: [*chapter.parameters] for name, chapter in PROJECT.chapters.items()
     }
-    assert {"smoke", "paper"} <= project.profiles.keys()
-    for entries in project.schema.values():
+    assert {"smoke", "paper"} <= PROJECT.profiles.keys()
+    for entries in PROJECT.schema.values():
         assert all(entry.meaning and "\n" not in entry.meaning for entry in entries.values())
 
 
 def test_schema_gives_a_name_one_type_in_all_chapters() -> None:
     """The command line hands one value to all chapters that have the name."""
     types: dict[str, set[str]] = {}
-    for entries in Project(ROOT).schema.values():
+    for entries in PROJECT.schema.values():
         for name, entry in entries.items():
             types.setdefault(name, set()).add(entry.type)
     assert all(len(found) == 1 for found in types.values())
@@ -50,9 +49,8 @@ def test_schema_gives_a_name_one_type_in_all_chapters() -> None:
     ],
 )
 def test_command_line_refuses_what_a_chapter_cannot_run(chapter: str, pair: str) -> None:
-    project = Project(ROOT)
     with pytest.raises(WordError, match=f"^parameter '{pair.split('=')[0]}' is "):
-        parse_overrides(project, [pair], project.select([chapter]), ROOT)
+        parse_overrides(PROJECT, [pair], PROJECT.select([chapter]), ROOT)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The repository itself: lint, types, pins, floors, size, tiers of the tests, what never goes in."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -14,11 +15,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT, TIERS
+from conftest import PROJECT, ROOT, TIERS
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ncpress.project import Project, read_chapter
+from ncpress.project import read_chapter
 from ncutil.ground.files import checksum
 from ncutil.ground.staleness import imported, reach
 
@@ -53,7 +54,7 @@ def test_checkers_are_content(command: list[str]) -> None:
 
 def test_chapters_are_linted_through_jupytext(tmp_path: Path) -> None:
     sets = [read_chapter(path) for path in (ROOT / "notebooks" / "assignments").glob("*.md")]
-    for chapter in [*Project(ROOT).chapters.values(), *[replace(item, name=f"set-{item.name}") for item in sets]]:
+    for chapter in [*PROJECT.chapters.values(), *[replace(item, name=f"set-{item.name}") for item in sets]]:
         nbformat.write(chapter.notebook, tmp_path / f"{chapter.name}.ipynb")
     settings = ["--config", str(ROOT / "pyproject.toml")]
     # A notebook imports where a reader first needs it.
@@ -100,11 +101,25 @@ def test_environment_yml_is_thin() -> None:
     assert pip == {"pip": ["-c constraints.txt", "-e .", "-e ./ncpress[test]"]}
 
 
-def test_light_rooms_bring_no_torch() -> None:
-    light = "ncutil.bell.ncnet, ncutil.evidence.figures, ncutil.neurashed.model, ncutil.ground.staleness, ncpress"
-    program = f"import sys, {light}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+LIGHT = (
+    "ncutil.ground.staleness",
+    "ncutil.evidence.stats",
+    "ncutil.evidence.figures",
+    "ncutil.training.ensembles",
+    "ncutil.bell.chsh",
+    "ncutil.bell.ncnet",
+    "ncutil.neurashed.model",
+    "ncutil.neurashed.information",
+    "ncpress",
+)
+
+
+def test_light_modules_bring_no_torch() -> None:
+    """In one process, which names the first module that does."""
+    program = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
+    program += "    if 'torch' in sys.modules: sys.exit(f'{name} brings torch')"
+    done = subprocess.run([sys.executable, "-c", program, *LIGHT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 MAY_IMPORT = {
@@ -131,6 +146,7 @@ def room(name: str) -> str:
 PACKAGES = ("ncutil", "ncpress", "ncclass")
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module of ours by name."""
     return {
@@ -140,6 +156,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@functools.cache
 def house() -> dict[str, set[str]]:
     """Every module of ours by name, with the modules of ours that it imports."""
     paths = modules()
@@ -157,12 +174,6 @@ def test_modules_import_in_no_circle() -> None:
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
     assert not left, f"a circle among {sorted(left)}"
-
-
-def test_studies_are_imported_by_the_sweep_command_alone() -> None:
-    program = "import sys, ncpress.__main__; print([name for name in sys.modules if name.startswith('ncutil.studies')])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", sorted(name for name, path in modules().items() if path.name == "__init__.py"))
@@ -216,7 +227,7 @@ def test_ncutil_grows_no_thicker() -> None:
 
 def test_what_chapters_share_grows_no_thicker() -> None:
     users: Counter[Path] = Counter()
-    for chapter in Project(ROOT).chapters.values():
+    for chapter in PROJECT.chapters.values():
         names = set().union(*(imported(cell.source) for cell in chapter.code_cells))
         users.update(reach(names, root=ROOT).values())
     assert lines(path for path, chapters in users.items() if chapters > 1) <= SHARED
@@ -241,9 +252,9 @@ def test_bound_sees_what_a_cell_binds() -> None:
     assert (sorted(bound(source)[0]), bound(source)[1]) == (["G", "f"], {"a", "i"})
 
 
-@pytest.mark.parametrize("name", sorted(Project(ROOT).chapters))
+@pytest.mark.parametrize("name", sorted(PROJECT.chapters))
 def test_chapter_binds_the_name_of_a_function_once(name: str) -> None:
-    cells = [bound(cell.source) for cell in Project(ROOT).chapters[name].code_cells]
+    cells = [bound(cell.source) for cell in PROJECT.chapters[name].code_cells]
     times = Counter(function for defined, _ in cells for function in defined)
     others = {other for _, names in cells for other in names}
     again = {function for function, count in times.items() if count > 1 or function in others}
@@ -256,12 +267,11 @@ def test_files_are_hashed_and_replaced_in_one_module() -> None:
         if name == "ncutil.ground.files":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            where = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                assert "hashlib" not in ast.unparse(node), where
+                assert "hashlib" not in ast.unparse(node), (name, node.lineno)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "replace":
-                assert len(node.args) != 1, where
-                assert ast.unparse(node.func) != "os.replace", where
+                assert len(node.args) != 1, (name, node.lineno)
+                assert ast.unparse(node.func) != "os.replace", (name, node.lineno)
 
 
 def test_every_test_has_one_tier(request: pytest.FixtureRequest) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import PROJECT, ROOT
 
 from ncpress import benchmarks
 from ncpress.project import Project
@@ -79,4 +79,4 @@ def test_the_committed_record_has_all_peers_in_both_shapes() -> None:
         assert shape["networks per second"].keys() <= benchmarks.PEERS.keys()
         assert all(peer in named for peer in ("ensembles.train", "JAX", "one batch", "loop of modules"))
     assert record["commit"]
-    assert "## Shape A" in benchmarks.page(Project(ROOT))
+    assert "## Shape A" in benchmarks.page(PROJECT)

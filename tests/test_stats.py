@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm, qmc
 
 from ncutil.evidence.stats import LEVEL, NoIntervalError, bootstrap, summary, wilson
 
@@ -27,8 +28,11 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize(("runs", "share"), [(4, 0.875), (6, 0.93), (8, 0.94), (12, 0.95)])
 def test_bootstrap_covers_the_mean_of_few_runs(runs: int, share: float) -> None:
-    """As often as its docstring says; no interval within the values of four covers more than 1 - 2 / 2^4 of them."""
-    samples = np.random.default_rng(7).normal(size=(2000, runs))
+    """As often as its docstring says; no interval within the values of four covers more than 1 - 2 / 2^4 of them.
+
+    Of 512 samples that fill the space of samples evenly (Sobol), the share varies less than of 2000 independent ones.
+    """
+    samples = norm.ppf(qmc.Sobol(runs, seed=7).random(512))
     intervals = np.array([bootstrap(sample, seed=number) for number, sample in enumerate(samples)])
     covered = ((intervals[:, 0] <= 0) & (intervals[:, 1] >= 0)).mean()
     assert covered == pytest.approx(share, abs=0.02)

@@ -265,7 +265,7 @@ def test_sweep_writes_tables_and_their_record(tmp_path, monkeypatch):
         other = project.build / "sweeps" / "tiny-of-other-code" / "part=0-seed=2026.csv.gz"
         other.parent.mkdir(parents=True)
         other.write_bytes(b"")
-        done = CliRunner().invoke(main, ["sweep", "tiny", "--jobs", "2"])
+        done = CliRunner().invoke(main, ["sweep", "tiny", "--jobs", "1"])
     assert done.exit_code == 0, done.output
     table = pd.read_csv(project.studies / "tiny.csv")
     assert table.to_dict("records") == [{"all": 0, "threads": 5, "runs": 10}]
