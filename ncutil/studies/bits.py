@@ -11,6 +11,7 @@ from ncutil.lora.tasks import Numbers
 from ncutil.studies.summary import Study, grid
 from ncutil.studies.words import DRAWS
 
+GROUPS = ("mixed", "hard")
 RANKS = [1, 2, 4, 8, 16, 32]
 RECORD = (0, 5, 10, 15, 20, 25, 30, 35, 40, 50, 60)
 """Epochs after which outcomes are taken, of 60."""
@@ -29,7 +30,7 @@ def experiment(draw: int, ranks: Numbers, *, seed: int) -> pd.DataFrame:
     """Correlators and accuracies of one draw by group, rank, epoch and kind of outcomes."""
     model, _ = encoder(draw)
     frames = []
-    for group in bit_tasks.GROUPS:
+    for group in GROUPS:
         tasks = bit_tasks.group(group, draw=draw)
         table = adapters.train(model, tasks, ranks, [seed + draw], epochs=RECORD[-1], record=RECORD).table
         frames.append(table.astype({"diverged": int}).assign(group=group, draw=draw))
