@@ -45,21 +45,24 @@ def _lora(path: Path) -> list[str]:
     if not path.is_file():
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
-    many, top = record["measured"]["adapters in a batch"], record["measured"]["cached top layer"]
+    run, top = record["measured"]["words"], record["measured"]["last layer"]
     lines = [
         "| what is trained | against | times as fast |",
         "|---|---|---:|",
-        f"| all {many['replicas']} replicas of a group, `lora.train` on all cores | the loop, on one core | "
-        f"{_digits(many['whole group'])} |",
-        f"| one seed of it, on one core | the loop, on one core | {_digits(many['one core'])} |",
-        f"| the cached last layer, a seed at once | peft on the same layer | {_digits(top['to the last layer'])} |",
-        f"| the cached last layer, a seed at once | peft on all layers | {_digits(top['to all layers'])} |",
+        *(
+            f"| one run on {run['words']} words, rank {rank} | the loop | {_digits(ratio)} |"
+            for rank, ratio in run["one run"].items()
+        ),
+        f"| last layer of a BERT, a seed at once | peft on the same layer | {_digits(top['to the last layer'])} |",
+        f"| last layer of a BERT, a seed at once | peft on all layers | {_digits(top['to all layers'])} |",
     ]
     return [
         "(benchmarks-lora)=\n## Adapters",
-        "The {ref}`LoRA study <chapter-lora>` trains many adapted encoders at once. The loop is over peft models: it "
-        "trains the same replicas one after the other; some of them are timed and the sum is scaled. Losses are "
-        f"{many['losses apart, at most']:g} nats apart at most.",
+        "The {ref}`LoRA study <chapter-lora>` trains the four contexts of a run as one program, on what the frozen maps "
+        "below and beside the adapters make of the words, computed once. The loop trains one peft model after the other, "
+        "with every map in every update; both have one thread. Losses are "
+        f"{run['losses apart, at most']:g} nats apart at most. What bounds the run is arithmetic: the one frozen map whose "
+        "input changes, forward and backward, and, at large ranks, the adapters' own products.",
         "\n".join(lines),
         _origin(record),
     ]
