@@ -58,11 +58,11 @@ def _lora(path: Path) -> list[str]:
     ]
     return [
         "(benchmarks-lora)=\n## Adapters",
-        "The {ref}`LoRA study <chapter-lora>` trains the four contexts of a run as one program, on what the frozen maps "
-        "below and beside the adapters make of the words, computed once. The loop trains one peft model after the other, "
-        "with every map in every update; both have one thread. Losses are "
-        f"{run['losses apart, at most']:g} nats apart at most. What bounds the run is arithmetic: the one frozen map whose "
-        "input changes, forward and backward, and, at large ranks, the adapters' own products.",
+        "The {ref}`LoRA study <chapter-lora>` trains the four contexts of a run as one program, on what the frozen "
+        "maps below and beside the adapters make of the words, computed once. The loop trains one peft model after "
+        "the other, with every map in every update; both have one thread. Losses are "
+        f"{run['losses apart, at most']:g} nats apart at most. What bounds the run is arithmetic: the one frozen map "
+        "whose input changes, forward and backward, and, at large ranks, the adapters' own products.",
         "\n".join(lines),
         _origin(record),
     ]
