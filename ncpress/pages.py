@@ -215,7 +215,8 @@ def _extras(notebook: NotebookNode) -> str:
 
 def _install(wheel: str, extras: str) -> str:
     site = os.environ.get("NCUTIL_SITE_URL", "").rstrip("/")
-    source = f"ncutil{extras} @ {site}/{DOWNLOADS}/{wheel}" if site else f"./{wheel}{extras}"
+    source = f"{site}/{DOWNLOADS}/{wheel}" if site else f"./{wheel}"
+    source = f"ncutil{extras} @ {source}" if site and extras else source + extras
     where = "" if site else "# (offered on the chapter's page: save it beside this notebook)\n"
     return (
         "# This chapter needs ncutil, the book's helper package. Where it is\n"

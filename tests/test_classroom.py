@@ -1170,7 +1170,7 @@ def test_wheels_of_the_kit_divide_notebooks_and_command(tmp_path: Path) -> None:
     assert (packages, points) == ({"ncutil"}, "")
     assert not re.findall("Requires-Dist: (?:ncpress|nbgrader|click)", metadata)
     assert others == {"ncpress", "ncclass"}
-    assert re.findall("^Requires-Dist: ncutil$", needs, re.MULTILINE)
+    assert re.findall(r"^Requires-Dist: ncutil\[words\]$", needs, re.MULTILINE)
     assert re.findall("^Requires-Dist: nbgrader.*extra == 'classroom'$", needs, re.MULTILINE)
     assert "ncutil = ncpress.__main__:main" in commands
     assert "class = ncclass.commands:classroom" in commands

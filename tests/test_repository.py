@@ -217,7 +217,7 @@ def lines(paths: Iterable[Path]) -> int:
     return sum(len(path.read_text().splitlines()) for path in paths)
 
 
-LINES, SHARED = 5530, 2670
+LINES, SHARED = 5540, 2670
 """What `ncutil` and its modules that several chapters reach may have; the aim is 5,000 and 2,500."""
 
 

@@ -1,5 +1,7 @@
 """Words of many languages, the encoder that reads them, and what two heads share."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -196,12 +198,13 @@ def test_studies_of_lora_have_twenty_draws(name: str) -> None:
 
 def test_a_block_is_one_draw_at_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(study_of_words.RECIPE, "epochs", 1)
-    monkeypatch.setattr(study_of_words, "RECORD", (0, 1))
+    short = partial(study_of_words.run, record=(0, 1))
+    monkeypatch.setattr(study_of_words, "run", short)
     rng = np.random.default_rng(0)
     model = sentence_encoder.upper()
     inputs = {code: rng.normal(size=(len(words.vocabulary()), 1344)).astype(np.float32) for code in words.LANGUAGES}
     monkeypatch.setattr(study_of_words, "encoder", lambda maps="three": (model, inputs))
-    frame = study_of_words.run("mixed", 32, "three", [2], 5, [9], record=(0, 1)).table
+    frame = short("mixed", 32, "three", [2], 5, [9]).table
     assert len(frame) == 4
     assert not frame.duplicated(["epoch", "outcomes"]).any()
     keys = study_of_words.KEYS

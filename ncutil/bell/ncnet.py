@@ -97,8 +97,8 @@ def wiring(width: int, sharing: str = "full", bits: int = 2, inputs: str = "sepa
 class Trained:
     """Four contexts of many runs: the logits and the losses of every head.
 
-    targets : (2, 2, patterns, 2); logits : (2, 2, records, runs, patterns, 2); losses : (2, 2, records, runs, 2)
-    trained_on : (runs, patterns), True where a run was trained on a pattern; steps : (records,)
+    - targets : (2, 2, patterns, 2); logits : (2, 2, records, runs, patterns, 2); losses : (2, 2, records, runs, 2)
+    - trained_on : (runs, patterns), True where a run was trained on a pattern; steps : (records,)
     """
 
     targets: Array

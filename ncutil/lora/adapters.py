@@ -349,6 +349,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def no_subnormals() -> Iterator[None]:
+    """Results that are almost 0 become 0 while the block runs: some processors compute with them many times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def _batches(samples: int, batch: int, seed: int, epoch: int) -> Sequence[Tensor]:
     return torch.split(torch.tensor(np.random.default_rng([seed, epoch, 2]).permutation(samples)), batch)
 
@@ -364,9 +374,8 @@ def stepper(replicas: Replicas, data: Data, rate: float) -> Callable[[Tensor], T
     # Linux gives freed memory back after every update, and gets it again at the next, until one large block was freed.
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
+    @no_subnormals()
     def step(rows: Tensor) -> Tensor:
-        # Products of numbers that are almost 0 are many times slower on some processors.
-        torch.set_flush_denormal(True)
         optimizer.zero_grad()
         logits, goals = _answers(replicas, data, rows)
         losses = _cross_entropies(logits, goals).mean(-1).sum(-1)

@@ -55,11 +55,11 @@ def local_elasticity(
     >>> round(local_elasticity(layer, [1.0, 2.0], 0, [1.0, 0.0], rate=0.1), 9)
     0.333333333
 
-    model : module that maps a batch (n, ...) to logits (n, classes); left as it is
-    x, x_test : base and test input, of one shape, without a batch axis
-    y : label of the base, a single number
-    rate : size of the step, above 0; all trainable parameters take part
-    loss : maps logits (1, classes) and labels (1,) to a number
+    - model : module that maps a batch (n, ...) to logits (n, classes); left as it is
+    - x, x_test : base and test input, of one shape, without a batch axis
+    - y : label of the base, a single number
+    - rate : size of the step, above 0; all trainable parameters take part
+    - loss : maps logits (1, classes) and labels (1,) to a number
     """
     net, base, test = _double(model), _tensor(x, model, "x"), _tensor(x_test, model, "x_test")
     if base.shape != test.shape:
@@ -105,9 +105,9 @@ def elasticity_matrix(model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Te
     array([[1.      , 0.333333],
            [1.      , 1.      ]])
 
-    model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
-    X : (n, ...) inputs
-    y : (n,) labels of the inputs as bases; by default the classes that the model predicts
+    - model : module that maps a batch (n, ...) to logits (n, classes), each input by itself; left as it is
+    - X : (n, ...) inputs
+    - y : (n,) labels of the inputs as bases; by default the classes that the model predicts
     """
     net, inputs = _double(model), _tensor(X, model, "X", batch=True)
     logits, parts = _parts(net, inputs)

@@ -53,16 +53,17 @@ class Neurashed:
 
     A malformed graph, rule, factor or weight raises a ValueError that names the node.
 
-    levels : unique names of the nodes, bottom level first; the last level holds the classes
-    edges : pairs (lower, upper) of neighbouring levels: upper depends on lower
-    rules : a rule for all nodes above the first level, or one for each by name
-        When a node fires, given its dependent nodes below. "any"; "all"; a number k, for at least k of them; a table of
-        2^n entries 0 or 1, in the order of `itertools.product((0, 1), repeat=n)` over its n dependent nodes in the
-        order of their level; or a frozenset of frozensets of names: the node fires when exactly one of these sets does.
-        A node without dependent nodes never fires and needs no rule.
-    factors : lambda >= 0, (..., nodes below the last level) in the order of `names`, or a number; leading axes are runs
-    weights : eta >= 0 of the edges into the last level, (..., nodes of the level before, classes), or a number
-        Entries without an edge are set to 0.
+    - levels : unique names of the nodes, bottom level first; the last level holds the classes
+    - edges : pairs (lower, upper) of neighbouring levels: upper depends on lower
+    - rules : a rule for all nodes above the first level, or one for each by name: when a node fires, given its
+      dependent nodes below. "any"; "all"; a number k, for at least k of them; a table of 2^n entries 0 or 1, in the order of
+      `itertools.product((0, 1), repeat=n)` over its n dependent nodes in the order of their level; or a frozenset of
+      frozensets of names: the node fires when exactly one of these sets does. A node without dependent nodes never
+      fires and needs no rule.
+    - factors : lambda >= 0, (..., nodes below the last level) in the order of `names`, or a number; leading axes are
+      runs
+    - weights : eta >= 0 of the edges into the last level, (..., nodes of the level before, classes), or a number
+      Entries without an edge are set to 0.
     """
 
     levels: Sequence[Sequence[str]]

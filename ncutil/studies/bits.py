@@ -4,7 +4,6 @@ Every draw has an encoder, tasks and first weights of its own. Read in the chapt
 """
 
 import pandas as pd
-import torch
 
 from ncutil.lora import adapters, bit_tasks
 from ncutil.lora.tasks import Numbers
@@ -21,8 +20,7 @@ KEYS = ["group", "rank", "draw", "epoch", "outcomes"]
 
 def encoder(draw: int, steps: int = 600) -> tuple[bit_tasks.Encoder, float]:
     """The encoder of a draw, pretrained on none of its tasks, and how often it is right about its own functions."""
-    with adapters.one_thread():
-        torch.set_flush_denormal(True)
+    with adapters.one_thread(), adapters.no_subnormals():
         return bit_tasks.pretrain(draw, steps=steps, avoid=bit_tasks.questions(draw))
 
 
