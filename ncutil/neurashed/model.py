@@ -56,7 +56,7 @@ class Neurashed:
     - levels : unique names of the nodes, bottom level first; the last level holds the classes
     - edges : pairs (lower, upper) of neighbouring levels: upper depends on lower
     - rules : a rule for all nodes above the first level, or one for each by name: when a node fires, given its
-      dependent nodes below. "any"; "all"; a number k, for at least k of them; a table of 2^n entries 0 or 1, in the order of
+      dependent nodes below. "any"; "all"; a number k, for at least k of them; a table of 2^n entries 0 or 1, as
       `itertools.product((0, 1), repeat=n)` over its n dependent nodes in the order of their level; or a frozenset of
       frozensets of names: the node fires when exactly one of these sets does. A node without dependent nodes never
       fires and needs no rule.
