@@ -123,7 +123,7 @@ def test_wrong_parameters_are_said_before_anything_is_computed(shelf: Path, more
     exec(cells[0], space)
     space |= parameters
     with pytest.raises(ValueError, match=match) as caught:
-        exec(cells[1], space)
+        exec(cells[1] + "\n" + cells[2], space)
     assert "\n" not in str(caught.value)
 
 
