@@ -84,7 +84,6 @@ def told(found):
     return f"the last layer on kept states is {ratios} (a sequence and replica: {shown})"
 
 
-@pytest.mark.benchmark(timer=CLOCK)
 def test_last_layer_on_kept_states(benchmark):
     found = benchmark.pedantic(compare, rounds=1)
     benchmark.extra_info |= found
